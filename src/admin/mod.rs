@@ -1,0 +1,18 @@
+#![allow(clippy::disallowed_methods, reason = "an I/O module: it reads the clock")]
+//! For operators: the console over the wire protocol, and HTTP with metrics and health.
+
+mod cache;
+mod command;
+mod commands;
+mod console;
+mod http;
+mod metrics;
+mod routing;
+mod show;
+mod snapshot;
+mod table;
+mod why;
+
+pub use commands::Commands;
+pub use console::AdminConsole;
+pub use http::serve_http;

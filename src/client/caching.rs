@@ -1,0 +1,425 @@
+//! Answers from memory: between the decision on a client's unit and a server connection for it.
+//!
+//! A plain read whose results may be kept is looked for. If it is there, it is the answer, in one write, and no server
+//! hears of it. If it is not, and worth keeping, its *flight* begins here, with the epochs of now, before a route is
+//! chosen; the relay takes a copy as it passes, and what is complete at the end is kept. A unit that finds another
+//! client's flight under way waits for that, but not for long.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::Proxy;
+use super::conversation::Conversation;
+use super::fault::Fault;
+use super::registry::{Activity, Signal};
+use crate::cache::{
+    Boarded, Cache, Entry, Evidence, Flight, Found, KeyView, Landing, Outcome, Reason, Recorder, Request,
+    Scope, Terms, Verdict, Verdicts, terms,
+};
+use crate::catalog::Catalog;
+use crate::config::{CacheFreshness, SharedSettings};
+use crate::control::Database;
+use crate::pg::SqlState;
+use crate::route::{Block, Plan};
+use crate::server::AcquireError;
+use crate::session::{Plain, Session, Settings};
+use crate::sql::memo::Classified;
+use crate::sql::scan::Lexing;
+use crate::wire::Malformed;
+
+/// What could not be kept is not tried again for so long.
+const NOT_KEPT_FOR: Duration = Duration::from_secs(60);
+
+/// One client's part of the cache.
+#[derive(Debug)]
+pub(super) struct Caching {
+    cache: Arc<Cache>,
+    settings: SharedSettings,
+    user: Box<str>,
+    scope: Option<(Settings, Lexing, Arc<Scope>)>,
+    /// A flight was waited for: this time the client asks by itself.
+    has_waited: bool,
+    hits: u64,
+}
+
+/// What there is for a unit.
+#[derive(Debug)]
+pub(super) enum Looked {
+    /// This is its answer.
+    Hit(Arc<Entry>),
+    /// Another client is fetching it.
+    Wait(Landing),
+    /// A server has to be asked, and the result is to be kept, perhaps.
+    Ask(Option<Box<Filling>>),
+}
+
+/// A result that is to be kept, on its way.
+#[derive(Debug)]
+pub(super) struct Filling {
+    cache: Arc<Cache>,
+    /// Gone as soon as it is known that it brings nothing: nobody shall wait for it.
+    flight: Option<Flight>,
+    hash: u64,
+    recorder: Recorder,
+    /// Since Weir was started, when it began.
+    began: Duration,
+    ttl: Duration,
+    /// What memory has for the same: the two are compared.
+    known: Option<Arc<Entry>>,
+}
+
+/// A unit that is looked for, with what is known of it.
+pub(super) struct Sought<'a> {
+    pub(super) unit: &'a [u8],
+    pub(super) plan: &'a Arc<Plan>,
+    pub(super) classified: &'a Classified,
+    /// A parameter's value stands for the current time.
+    pub(super) names_time: bool,
+    pub(super) block: Block,
+}
+
+/// What the worker and the database know.
+pub(super) struct Around<'a> {
+    pub(super) verdicts: &'a mut Verdicts,
+    pub(super) catalog: Option<&'a Catalog>,
+    pub(super) database: &'a Database,
+}
+
+impl Caching {
+    /// For a client; `None` if the cache is off.
+    pub(super) fn new(proxy: &Proxy, user: &str) -> Option<Box<Self>> {
+        let cache = Arc::clone(proxy.cache.as_ref()?);
+        Some(Box::new(Self {
+            cache,
+            settings: proxy.settings(),
+            user: user.into(),
+            scope: None,
+            has_waited: false,
+            hits: u64::from(rand::random::<u32>()),
+        }))
+    }
+
+    /// Looks for a unit's result.
+    pub(super) fn look(
+        &mut self,
+        sought: &Sought<'_>,
+        session: &Session,
+        around: &mut Around<'_>,
+        proxy: &Proxy,
+    ) -> Result<Looked, Malformed> {
+        let Some(plain) = session.plain(sought.unit, &proxy.sessions)? else {
+            self.not_plain();
+            return Ok(Looked::Ask(None));
+        };
+        let lexing = plain.text.lexing(session.lexing());
+        let database = around.database;
+        let evidence = Evidence {
+            text: plain.text.as_bytes(),
+            lexing,
+            analysis: &sought.classified.analysis,
+            classes: &sought.classified.classes,
+            catalog: around.catalog,
+            database: &database.name,
+        };
+        let verdict =
+            around.verdicts.of(sought.plan, &evidence, &database.epochs, &self.cache, &self.settings);
+        let found = self.may_serve(sought, &plain, database, proxy, &verdict).and_then(|terms| {
+            let scope = self.scope(session, lexing, database);
+            let statement = sought.classified.analysis.single().ok_or(Reason::SeveralStatements)?;
+            let request = Request {
+                text: statement.span.of(evidence.text),
+                types: plain.types(),
+                parameters: plain.parameters,
+                formats: plain.formats,
+            };
+            let key = KeyView::new(&self.cache.hasher, &scope, request).ok_or(Reason::KeyTooLong)?;
+            self.find(&key, &verdict, sought.plan.effect.changes, plain.describes, &terms, proxy.started)
+        });
+        Ok(found.unwrap_or_else(|reason| {
+            self.cache.counts.count(reason);
+            verdict.shape.count(reason, 0);
+            Looked::Ask(None)
+        }))
+    }
+
+    /// Looks for a key; an error says why nothing is there and nothing will be.
+    fn find(
+        &mut self,
+        key: &KeyView<'_>,
+        verdict: &Verdict,
+        changes: u64,
+        describes: bool,
+        terms: &Terms,
+        started: Instant,
+    ) -> Result<Looked, Reason> {
+        let has_waited = std::mem::take(&mut self.has_waited);
+        let now = Instant::now();
+        let since = now.saturating_duration_since(started);
+        let mut is_hot = terms.at_once;
+        let mut known = None;
+        match self.cache.store.find(key, &verdict.watch, changes, describes, now) {
+            Found::Hit(entry) if !self.is_to_be_compared() => {
+                self.count_hit(&entry);
+                return Ok(Looked::Hit(entry));
+            }
+            Found::Hit(entry) => known = Some(entry),
+            Found::Nothing { stale } => is_hot |= stale,
+        }
+        is_hot |= self.cache.doorkeeper.is_hot(key.hash(), since, self.settings.cache.admission_window);
+        if !is_hot && known.is_none() {
+            return Err(Reason::Cold);
+        }
+        if self.cache.not_kept.has_seen(key.hash(), since, NOT_KEPT_FOR) {
+            return Err(Reason::NotKept);
+        }
+        match self.cache.store.board(key, &verdict.watch, changes, &verdict.shape, now) {
+            Boarded::InDoubt => Err(Reason::InDoubt),
+            Boarded::Passenger(_) if has_waited || known.is_some() => Err(Reason::Waited),
+            Boarded::Passenger(landing) => {
+                self.has_waited = true;
+                Ok(Looked::Wait(landing))
+            }
+            Boarded::Pilot(flight) => {
+                let reason = if known.is_some() { Reason::Verified } else { Reason::Fill };
+                self.cache.counts.count(reason);
+                verdict.shape.count(reason, 0);
+                let filling = Filling::new(&self.cache, flight, since, terms, known);
+                Ok(Looked::Ask(Some(Box::new(filling))))
+            }
+        }
+    }
+
+    fn count_hit(&self, entry: &Entry) {
+        let saved_us = u64::try_from(entry.took.as_micros()).unwrap_or(u64::MAX);
+        let counts = &self.cache.counts;
+        counts.count(Reason::Hit);
+        counts.saved_us.fetch_add(saved_us, Ordering::Relaxed);
+        counts.hit_bytes.fetch_add(entry.recorded.rows.len() as u64, Ordering::Relaxed);
+        entry.shape.count(Reason::Hit, saved_us);
+    }
+
+    /// A unit that is more than one plain statement.
+    pub(super) fn not_plain(&self) {
+        self.cache.counts.count(Reason::Messages);
+    }
+
+    /// Whether the client may be answered from memory now, and on what terms: by its session, the database and the
+    /// configuration.
+    fn may_serve(
+        &self,
+        sought: &Sought<'_>,
+        plain: &Plain<'_>,
+        database: &Database,
+        proxy: &Proxy,
+        verdict: &Verdict,
+    ) -> Result<Terms, Reason> {
+        verdict.may_keep?;
+        match sought.block {
+            Block::None | Block::Lazy => {}
+            Block::Snapshot
+            | Block::Eager { .. }
+            | Block::OnPrimary
+            | Block::OnReplica(_)
+            | Block::SnapshotOnReplica(_) => return Err(Reason::Block),
+        }
+        if sought.names_time {
+            return Err(Reason::Time);
+        }
+        match self.settings.cache.freshness {
+            CacheFreshness::Stream if !database.stream.vouches(Instant::now()) => {
+                return Err(Reason::NoStream);
+            }
+            CacheFreshness::Stream | CacheFreshness::Proxy | CacheFreshness::Ttl => {}
+        }
+        if !Session::is_told_of(plain, &proxy.sessions) {
+            return Err(Reason::Outdated);
+        }
+        let terms = terms(&sought.classified.analysis, &self.settings.cache, &verdict.rules, &self.user)?;
+        if verdict.shape.is_off() {
+            return Err(Reason::Mismatch);
+        }
+        let catalog = &database.catalog;
+        if catalog.is_changing() || sought.plan.effect.changes != catalog.changes() {
+            return Err(Reason::InDoubt);
+        }
+        Ok(terms)
+    }
+
+    /// Whether a hit is one of those that are asked of the primary, too.
+    fn is_to_be_compared(&mut self) -> bool {
+        let Some(of) = self.settings.cache.verify else { return false };
+        self.hits = self.hits.wrapping_add(1);
+        self.hits.is_multiple_of(u64::from(of))
+    }
+
+    /// What all of the client's keys have in common, made anew when its settings change.
+    fn scope(&mut self, session: &Session, lexing: Lexing, database: &Database) -> Arc<Scope> {
+        let settings = session.settings();
+        if let Some((of, by, scope)) = &self.scope
+            && *by == lexing
+            && of.is_same(settings)
+        {
+            return Arc::clone(scope);
+        }
+        let entries = settings.entries();
+        let scope = Arc::new(Scope::new(&self.cache.hasher, &database.name, &self.user, lexing, entries));
+        self.scope = Some((settings.clone(), lexing, Arc::clone(&scope)));
+        scope
+    }
+
+    /// How long to wait for another client's flight.
+    fn flight_wait(&self) -> Duration {
+        self.settings.cache.flight_wait
+    }
+}
+
+impl Filling {
+    fn new(
+        cache: &Arc<Cache>,
+        flight: Flight,
+        began: Duration,
+        terms: &Terms,
+        known: Option<Arc<Entry>>,
+    ) -> Self {
+        let recorder = Recorder::new(terms.max_entry);
+        let (cache, hash) = (Arc::clone(cache), flight.hash());
+        Self { cache, flight: Some(flight), hash, recorder, began, ttl: terms.ttl, known }
+    }
+
+    /// A whole message that the client gets.
+    #[inline]
+    pub(super) fn message(&mut self, tag: u8, bytes: &[u8]) {
+        self.recorder.message(tag, bytes);
+        self.give_up_if_spoiled();
+    }
+
+    /// A piece of a row.
+    #[inline]
+    pub(super) fn row(&mut self, bytes: &[u8]) {
+        self.recorder.row(bytes);
+        self.give_up_if_spoiled();
+    }
+
+    #[inline]
+    fn give_up_if_spoiled(&mut self) {
+        if self.recorder.is_spoiled() && self.flight.take().is_some() {
+            self.cache.not_kept.is_hot(self.hash, self.began, NOT_KEPT_FOR);
+        }
+    }
+
+    /// It is to be asked of the primary, whose answer is compared with what memory has.
+    pub(super) fn is_comparison(&self) -> bool {
+        self.known.is_some()
+    }
+
+    /// The server has answered.
+    pub(super) fn land(self) {
+        let Self { cache, flight, recorder, ttl, known, .. } = self;
+        let outcome = match (recorder.finish(), flight) {
+            (Ok(recorded), Some(flight)) => {
+                let differs = |known: &Entry| !recorded.has_rows_of(&known.recorded.rows);
+                match known.filter(|_| flight.is_current()) {
+                    Some(known) if differs(&known) => {
+                        report_mismatch(&cache, &known, flight.hash());
+                        Outcome::Crossed
+                    }
+                    known => {
+                        cache.counts.compared.fetch_add(u64::from(known.is_some()), Ordering::Relaxed);
+                        flight.land(recorded, ttl, Instant::now())
+                    }
+                }
+            }
+            (Ok(_), None) => Outcome::Unfinished,
+            (Err(outcome), _) => outcome,
+        };
+        cache.counts.ended(outcome);
+    }
+}
+
+/// Memory had other rows than the primary, and nothing has written them that we know of.
+fn report_mismatch(cache: &Cache, known: &Arc<Entry>, hash: u64) {
+    cache.counts.compared.fetch_add(1, Ordering::Relaxed);
+    cache.counts.mismatches.fetch_add(1, Ordering::Relaxed);
+    known.shape.turn_off();
+    cache.store.remove(known, hash);
+    let (fingerprint, shape) = (known.shape.fingerprint, &*known.shape.text);
+    tracing::error!(%fingerprint, shape, "a cached result differs: this shape is cached no more");
+}
+
+impl Conversation {
+    /// Answers a unit from memory.
+    pub(super) async fn serve_from_memory(&mut self, entry: &Entry, unit_bytes: usize) -> Result<(), Fault> {
+        if self.connection.is_clogged() {
+            // The client has asked for more than it has read yet.
+            Box::pin(self.unclogged()).await?;
+        }
+        let mut output = std::mem::take(self.connection.output());
+        let unit = &self.connection.input()[..unit_bytes];
+        let description = entry.recorded.description.as_deref().unwrap_or_default();
+        let rows = &entry.recorded.rows;
+        let answered = self.session.answer_plain(unit, description, rows, &self.proxy.sessions, &mut output);
+        *self.connection.output() = output;
+        answered?;
+        self.connection.consume(unit_bytes);
+        self.note_rest();
+        Ok(())
+    }
+
+    /// Waits until the client has read most of what it was sent.
+    async fn unclogged(&mut self) -> Result<(), Fault> {
+        std::future::poll_fn(|context| {
+            match self.connection.poll_flush(context) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Fault::ClientGone)),
+                Poll::Pending => {}
+            }
+            loop {
+                match self.entry.handle.poll_signal(context) {
+                    Poll::Ready(Signal::Kill) => {
+                        let text = "terminating connection due to administrator command";
+                        return Poll::Ready(Err(Fault::Ended(SqlState::ADMIN_SHUTDOWN, text)));
+                    }
+                    Poll::Ready(_) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Waits for another client's flight, or until that takes too long; then the unit is looked for again.
+    pub(super) async fn wait_for_flight(&mut self, landing: Landing) -> Result<(), Fault> {
+        let wait = self.routing.as_ref().and_then(|routing| routing.caching()).map(Caching::flight_wait);
+        let handle = Arc::clone(&self.entry.handle);
+        handle.clear_cancel();
+        handle.set_activity(Activity::Waiting, Instant::now());
+        let mut timeout = Box::pin(tokio::time::sleep(wait.unwrap_or_default()));
+        let waited = std::future::poll_fn(|context| {
+            if let Poll::Ready(Err(_)) = self.connection.poll_flush(context) {
+                return Poll::Ready(Err(Fault::ClientGone));
+            }
+            if landing.poll(context).is_ready() || timeout.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            loop {
+                match self.entry.handle.poll_signal(context) {
+                    Poll::Ready(Signal::Cancel) => {
+                        return Poll::Ready(Err(Fault::Acquire(AcquireError::Canceled)));
+                    }
+                    Poll::Ready(Signal::Kill) => {
+                        let text = "terminating connection due to administrator command";
+                        return Poll::Ready(Err(Fault::Ended(SqlState::ADMIN_SHUTDOWN, text)));
+                    }
+                    Poll::Ready(_) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+        self.note_rest();
+        waited
+    }
+}

@@ -1,0 +1,504 @@
+//! The loop that serves one client: receive, analyze, decide, acquire, relay, settle, record.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Instant;
+
+use super::Proxy;
+use super::caching::Filling;
+use super::fault::Fault;
+use super::held::Held;
+use super::registry::{Activity, Registered, Signal};
+use super::relay::{Relay, Relayed, Traffic};
+use super::routing::{Reads, Routed, Routing};
+use crate::net::Connection;
+use crate::pg::{HostId, SqlState, TransactionStatus};
+use crate::route::Target;
+use crate::server::{Acquire, Lease, Pool};
+use crate::session::{self, Decision, LazyBlock, Session, Unit};
+use crate::wire::build::Severity;
+use crate::wire::frame::{self, MESSAGE_BYTES_MAX, Next};
+use crate::wire::{build, frontend};
+
+/// A logged-in client.
+pub(super) struct Conversation {
+    pub(super) connection: Connection,
+    pub(super) session: Session,
+    pub(super) entry: Registered,
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) worker: usize,
+    /// It was told to leave in the middle of a lazy block.
+    pub(super) leaves: bool,
+    /// A replica failed its read: the primary is asked next.
+    pub(super) rerun: bool,
+    /// The client has the beginning of a message that will not end.
+    pub(super) cut_off: bool,
+    /// What is left of a batch that was refused: all up to its Sync is passed over.
+    pub(super) skipping: Option<Skipping>,
+    /// The block that is open on a replica.
+    pub(super) held: Option<Box<Held>>,
+    /// How its reads are split off, if they are.
+    pub(super) routing: Option<Box<Routing>>,
+    /// The server connection that it had last.
+    pub(super) last_server: u64,
+    pub(super) message_bytes_max: usize,
+}
+
+/// A server connection, for as long as the client needs it.
+struct Taken {
+    lease: Lease,
+    /// The replica that it is to.
+    replica: Option<HostId>,
+    /// The block that is open there, as it was before that.
+    block: Option<Box<LazyBlock>>,
+}
+
+impl Conversation {
+    /// Serves the client until it leaves.
+    pub(super) async fn run(mut self: Box<Self>) {
+        let served = self.serve().await;
+        self.abandon_replica().await;
+        let Err(fault) = served else { return };
+        match &fault {
+            Fault::Malformed(malformed) => {
+                self.proxy.clients.malformed.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(peer = %self.entry.handle.peer, error = %malformed, "a client broke the protocol");
+            }
+            Fault::ClientGone | Fault::ServerEnded | Fault::Ended(..) | Fault::Refused(_) => {
+                tracing::debug!(peer = %self.entry.handle.peer, reason = %fault, "a client's session ends");
+            }
+            Fault::ServerGone(_)
+            | Fault::Confused(_)
+            | Fault::Acquire(_)
+            | Fault::NoPrimary
+            | Fault::Replica => {
+                tracing::warn!(peer = %self.entry.handle.peer, reason = %fault, "a client's session ends");
+            }
+        }
+        // In the middle of a message it would be taken for a part of it.
+        if !self.cut_off {
+            fault.respond(Severity::Fatal, self.connection.output());
+        }
+        // A client that does not read its farewell must not hold its task.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), self.connection.close()).await;
+    }
+
+    async fn serve(&mut self) -> Result<(), Fault> {
+        loop {
+            let unit_bytes = self.receive().await?;
+            if self.skipping.is_some() {
+                self.skip(unit_bytes)?;
+                continue;
+            }
+            let unit = &self.connection.input()[..unit_bytes];
+            match session::decide(&mut self.session, unit)? {
+                Decision::Leave => return Ok(()),
+                Decision::Here { answer, reason: _ } => self.answer(&answer, unit_bytes),
+                Decision::Primary(_reason) => match self.route(unit_bytes)? {
+                    Routed::Here(answer) => self.answer(&answer, unit_bytes),
+                    Routed::Leaves => {
+                        if let Some(held) = self.held.take() {
+                            self.leave_replica(*held).await;
+                        }
+                    }
+                    Routed::Cached(entry) => self.serve_from_memory(&entry, unit_bytes).await?,
+                    Routed::Fetched(landing) => match Box::pin(self.wait_for_flight(landing)).await {
+                        Err(fault @ Fault::Acquire(_)) => self.refuse(&fault)?,
+                        waited => waited?,
+                    },
+                    Routed::To { target, opens_block, reads, filling } => match self.prepare(target).await {
+                        Ok(taken) => {
+                            let only_reads = match reads {
+                                Reads::No => false,
+                                Reads::OnReplica => taken.replica.is_some(),
+                                Reads::Anywhere => true,
+                            };
+                            let allowance = only_reads.then_some(unit_bytes);
+                            let opens_block = opens_block || allowance.is_none() && self.session.is_lazy();
+                            if self.relay(taken, opens_block, allowance, filling).await? == Relayed::Left {
+                                return Ok(());
+                            }
+                        }
+                        Err(fault @ (Fault::ClientGone | Fault::Ended(..))) => return Err(fault),
+                        Err(fault) => self.refuse(&fault)?,
+                    },
+                },
+            }
+        }
+    }
+
+    /// Answers a unit without a server.
+    fn answer(&mut self, answer: &[u8], unit_bytes: usize) {
+        self.connection.output().extend_from_slice(answer);
+        self.connection.consume(unit_bytes);
+        self.note_rest();
+    }
+
+    /// What the client does next is its own time.
+    pub(super) fn note_rest(&self) {
+        let in_block = self.is_in_block();
+        let activity = if in_block { Activity::IdleInTransaction } else { Activity::Idle };
+        self.entry.handle.set_activity(activity, Instant::now());
+    }
+
+    fn route(&mut self, unit_bytes: usize) -> Result<Routed, Fault> {
+        let Some(routing) = &mut self.routing else {
+            return Ok(Routed::To {
+                target: Target::Primary,
+                opens_block: false,
+                reads: Reads::No,
+                filling: None,
+            });
+        };
+        let unit = &self.connection.input()[..unit_bytes];
+        let tenant = &self.entry.handle.tenant;
+        let held = self.held.as_deref().map(Held::as_block);
+        let mut routed = routing.route(&mut self.session, held, unit, &self.proxy, tenant)?;
+        if std::mem::take(&mut self.rerun)
+            && let Routed::To { target, reads, .. } = &mut routed
+        {
+            // Why the replica failed it is not known: it may have been a write.
+            *target = Target::Primary;
+            *reads = Reads::No;
+        }
+        Ok(routed)
+    }
+
+    /// Waits for the next unit; gives its length.
+    async fn receive(&mut self) -> Result<usize, Fault> {
+        let mut looked = 0;
+        std::future::poll_fn(|context| {
+            loop {
+                if let Some(Skipping { left, .. }) = self.skipping
+                    && left > 0
+                    && !self.connection.input().is_empty()
+                {
+                    return Poll::Ready(Ok(left.min(self.connection.input().len())));
+                }
+                match session::unit(self.connection.input(), looked, self.message_bytes_max)? {
+                    Unit::Ready { bytes } => return Poll::Ready(Ok(bytes)),
+                    Unit::Incomplete(until) => looked = until,
+                }
+                if self.leaves && !self.is_in_block() {
+                    return Poll::Ready(Err(ended_by_administrator()));
+                }
+                if let Poll::Ready(Err(_)) = self.connection.poll_flush(context) {
+                    return Poll::Ready(Err(Fault::ClientGone));
+                }
+                // A client that does not read its answers is not asked for more questions.
+                if !self.connection.is_clogged() {
+                    match self.connection.poll_fill(context) {
+                        Poll::Ready(Ok(count)) if count > 0 => continue,
+                        Poll::Ready(_) => return Poll::Ready(Err(Fault::ClientGone)),
+                        Poll::Pending => {}
+                    }
+                }
+                match self.entry.handle.poll_signal(context) {
+                    Poll::Ready(Signal::Trim) => self.connection.trim(),
+                    // It may finish its transaction, and ends behind it.
+                    Poll::Ready(Signal::Shutdown) if self.is_in_block() => self.leaves = true,
+                    Poll::Ready(Signal::Kill | Signal::Shutdown) => {
+                        return Poll::Ready(Err(ended_by_administrator()));
+                    }
+                    Poll::Ready(Signal::IdleTimeout) => {
+                        let text = "terminating connection due to idle-session timeout";
+                        return Poll::Ready(Err(Fault::Ended(SqlState::IDLE_SESSION_TIMEOUT, text)));
+                    }
+                    Poll::Ready(Signal::IdleInTransactionTimeout) if self.is_in_block() => {
+                        let text = "terminating connection due to idle-in-transaction timeout";
+                        return Poll::Ready(Err(Fault::Ended(SqlState::IDLE_IN_TRANSACTION_TIMEOUT, text)));
+                    }
+                    Poll::Ready(Signal::Cancel | Signal::IdleInTransactionTimeout) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    async fn prepare(&mut self, target: Target) -> Result<Taken, Fault> {
+        if let Some(routing) = &mut self.routing {
+            routing.clear_the_way().await;
+        }
+        self.acquire(target).await
+    }
+
+    /// Takes a server connection; where a replica has none to give, to the primary.
+    async fn acquire(&mut self, target: Target) -> Result<Taken, Fault> {
+        let now = Instant::now();
+        if let Some(held) = self.held.take() {
+            if target == Target::Replica(held.host) {
+                self.entry.handle.set_activity(Activity::Active, now);
+                let Held { lease, host, block } = *held;
+                return Ok(Taken { lease, replica: Some(host), block: Some(block) });
+            }
+            self.leave_replica(*held).await;
+        }
+        let replica = match target {
+            Target::Replica(host) => self.acquire_on_replica(host).map(|lease| (host, lease)),
+            Target::Primary => None,
+        };
+        let (mut replica, mut free) = replica.unzip();
+        let mut lease = loop {
+            let lease = match free.take() {
+                Some(lease) => lease,
+                None => self.acquire_on_primary(now).await?,
+            };
+            if lease.state.settings == *self.session.settings() {
+                break lease;
+            }
+            if let Some(lease) = Box::pin(lease.calmed()).await {
+                lease.cancel.hold();
+                break lease;
+            }
+            replica = None;
+        };
+        let handle = &self.entry.handle;
+        let same = lease.id == self.last_server && lease.cancel.client() == self.session.process;
+        lease.cancel.set_client(self.session.process);
+        self.session.attached(&mut lease.state, same);
+        self.last_server = lease.id;
+        handle.set_activity(Activity::Active, now);
+        handle.set_target(Some(Arc::clone(&lease.cancel)));
+        Ok(Taken { lease, replica, block: None })
+    }
+
+    async fn acquire_on_primary(&mut self, now: Instant) -> Result<Lease, Fault> {
+        if let Some(lease) = self.pool().and_then(|pool| pool.try_acquire(self.want())) {
+            return Ok(lease);
+        }
+        self.entry.handle.clear_cancel();
+        self.entry.handle.set_activity(Activity::Waiting, now);
+        let waited = Box::pin(self.wait_for_server()).await;
+        self.entry.handle.set_activity(Activity::Idle, Instant::now());
+        waited
+    }
+
+    fn acquire_on_replica(&self, host: HostId) -> Option<Lease> {
+        let pool = self.entry.handle.tenant.pool(self.proxy.hosts.host(host));
+        let Some(mut lease) = pool.try_acquire(self.want()) else {
+            // The next read finds one there.
+            pool.warm(self.want());
+            return None;
+        };
+        lease.state.reported.hide_standby();
+        Some(lease)
+    }
+
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        let primary = self.proxy.hosts.primary()?;
+        Some(self.entry.handle.tenant.pool(self.proxy.hosts.host(primary)))
+    }
+
+    fn want(&self) -> Acquire<'_> {
+        Acquire {
+            worker: self.worker,
+            settings: self.session.settings(),
+            placeholders: self.session.placeholders(),
+            process: self.session.process,
+            last_server: self.last_server,
+        }
+    }
+
+    /// Relays until the server connection may be given back, and gives it back.
+    ///
+    /// `opens_block`: the client's BEGIN goes in front. `allowance`: so many bytes of the client's input are for this
+    /// connection; all that it sends until then, if there is none.
+    async fn relay(
+        &mut self,
+        taken: Taken,
+        opens_block: bool,
+        allowance: Option<usize>,
+        mut filling: Option<Box<Filling>>,
+    ) -> Result<Relayed, Fault> {
+        let Taken { mut lease, replica, mut block } = taken;
+        let started = Instant::now();
+        self.session.set_reading(allowance.is_some());
+        self.session.tell_settings_unless_changed(&mut lease.state, self.connection.output());
+        if opens_block {
+            let server = &mut *lease;
+            let input = self.connection.input();
+            block = self.session.open_block(input, &mut server.state, server.connection.output());
+        }
+        // A read that a replica fails may be run again elsewhere, as long as its client knows nothing of it.
+        let unit = match allowance {
+            Some(bytes) if replica.is_some() => self.connection.input()[..bytes].to_vec(),
+            _ => Vec::new(),
+        };
+        let mut relay = Relay {
+            client: &mut self.connection,
+            session: &mut self.session,
+            lease: &mut lease,
+            proxy: &self.proxy,
+            handle: &self.entry.handle,
+            message_bytes_max: self.message_bytes_max,
+            traffic: Traffic::default(),
+            passing_up: 0,
+            passing_down: 0,
+            leaving: false,
+            waiting: false,
+            full: false,
+            closing: None,
+            before: Vec::new(),
+            after: Vec::new(),
+            quiet: false,
+            notifies: false,
+            allowance,
+            on_replica: replica.is_some(),
+            taken: false,
+            may_rerun: !unit.is_empty(),
+            routing: self.routing.as_deref_mut(),
+            filling: filling.as_deref_mut(),
+        };
+        let outcome = relay.run().await;
+        let (traffic, midway) = (relay.traffic, relay.passing_up > 0 || relay.passing_down > 0);
+        self.cut_off = relay.passing_down > 0;
+        let taken = unit.len() - relay.allowance.unwrap_or(0).min(unit.len());
+        let reruns = relay.may_rerun && outcome.as_ref().is_err_and(Fault::is_servers);
+        if relay.notifies {
+            lease.cancel.renew_sender();
+        }
+        // Dropped without that, it is not kept.
+        if let Some(filling) = filling.filter(|_| matches!(outcome, Ok(Relayed::Released))) {
+            filling.land();
+        }
+        let wrote = self.session.committed_perhaps(&lease.state);
+        self.session.set_reading(false);
+        if let Some(routing) = &mut self.routing {
+            // Whether it was committed is not known.
+            routing.committed(&wrote);
+            routing.settled();
+            routing.no_doubt();
+        }
+        record(lease.pool(), traffic, started);
+        if let (Some(host), Err(Fault::ServerGone(_) | Fault::ServerEnded)) = (replica, &outcome)
+            && let Some(splitting) = &self.proxy.splitting
+        {
+            // It may have been started again, further back than it was.
+            splitting.positions.lost(host);
+        }
+        if reruns {
+            tracing::info!(host = lease.cancel.host(), "a read is run again on the primary");
+            self.session.rewind(&mut lease.state);
+            if let Some(block) = block.take() {
+                self.session.reopen(block);
+            }
+            self.connection.unread(&unit[..taken]);
+            self.rerun = true;
+        }
+        if let (Ok(Relayed::Held), Some(host), Some(block)) = (&outcome, replica, block) {
+            self.held = Some(Box::new(Held { lease, host, block }));
+            self.note_rest();
+            return outcome;
+        }
+        self.settle(lease, &outcome, midway).await;
+        if reruns { Ok(Relayed::Released) } else { outcome }
+    }
+
+    /// Gives the server connection back, cleans it first, or closes it.
+    async fn settle(&mut self, mut lease: Lease, outcome: &Result<Relayed, Fault>, midway: bool) {
+        // From here on no cancel can be announced; one that was is waited for before anybody else gets the
+        // connection.
+        let handle = &self.entry.handle;
+        handle.set_target(None);
+        self.note_rest();
+        handle.set_pins(self.session.pins());
+        if !lease.cancel.is_settled() {
+            lease.cancel.settled().await;
+        }
+        let pinned = self.session.was_pinned();
+        match outcome {
+            Ok(Relayed::Released) if pinned => {
+                self.session.unpinned();
+                lease.give_back_dirty(TransactionStatus::Idle);
+            }
+            Ok(Relayed::Released) => lease.give_back(),
+            Ok(Relayed::Left)
+            | Err(Fault::ClientGone | Fault::Ended(..) | Fault::Malformed(_) | Fault::Refused(_))
+                if !midway
+                    && !lease.state.is_in_batch()
+                    && !lease.state.is_broken()
+                    && self.session.is_cleanable() =>
+            {
+                let status = self.session.status();
+                let clean = self.session.leaves_nothing(&lease.state);
+                self.session.abandon(&mut lease.state);
+                if clean { lease.give_back() } else { lease.give_back_dirty(status) }
+            }
+            Ok(Relayed::Left | Relayed::Held) | Err(_) => lease.close(),
+        }
+    }
+
+    /// No server connection was to be had: the client is told, and its unit is passed over.
+    fn refuse(&mut self, fault: &Fault) -> Result<(), Fault> {
+        tracing::warn!(peer = %self.entry.handle.peer, reason = %fault, "no server connection");
+        fault.respond(Severity::Error, self.connection.output());
+        // Up to Sync the rest of an extended batch is skipped, as a server does after an error.
+        self.skipping = Some(Skipping::default());
+        let unit_bytes = self.connection.input().len();
+        self.skip(unit_bytes)
+    }
+
+    /// Passes over the next `bytes` of the input, up to the message that ends what was refused.
+    fn skip(&mut self, bytes: usize) -> Result<(), Fault> {
+        let Some(skipping) = &mut self.skipping else { return Ok(()) };
+        let input = &self.connection.input()[..bytes];
+        let mut at = skipping.left.min(bytes);
+        skipping.left -= at;
+        let mut ended = false;
+        while !ended {
+            match frame::next(&input[at..], MESSAGE_BYTES_MAX)? {
+                Next::Frame(message) => {
+                    at += message.bytes.len();
+                    let is_alone = matches!(message.tag, frontend::QUERY | frontend::FUNCTION_CALL);
+                    ended = message.tag == frontend::SYNC || is_alone && !skipping.is_batch;
+                    skipping.is_batch = true;
+                    if message.tag == frontend::TERMINATE {
+                        return Err(Fault::ClientGone);
+                    }
+                }
+                Next::NeedHeader => break,
+                Next::NeedBody { frame_bytes, .. } => {
+                    skipping.is_batch = true;
+                    skipping.left = frame_bytes - (bytes - at);
+                    at = bytes;
+                    break;
+                }
+            }
+        }
+        self.connection.consume(at);
+        if ended {
+            self.skipping = None;
+            let status = self.session.refused();
+            build::ready_for_query(self.connection.output(), status);
+            self.note_rest();
+        }
+        Ok(())
+    }
+}
+
+/// What is left of a refused batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Skipping {
+    /// Bytes still to come of a message whose head was passed over.
+    left: usize,
+    /// It is a batch, which ends with Sync and nothing else.
+    is_batch: bool,
+}
+
+pub(super) fn ended_by_administrator() -> Fault {
+    Fault::Ended(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+}
+
+/// Adds to the pool's counters.
+fn record(pool: &Pool, traffic: Traffic, started: Instant) {
+    let elapsed = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let stats = &pool.stats;
+    stats.received.fetch_add(traffic.received, Ordering::Relaxed);
+    stats.sent.fetch_add(traffic.sent, Ordering::Relaxed);
+    stats.queries.fetch_add(traffic.queries, Ordering::Relaxed);
+    stats.transactions.fetch_add(traffic.transactions, Ordering::Relaxed);
+    stats.query_us.fetch_add(elapsed, Ordering::Relaxed);
+    stats.transaction_us.fetch_add(elapsed, Ordering::Relaxed);
+}

@@ -1,0 +1,577 @@
+//! Where a client's units go when reads are split off: between `decide` and `acquire` in the loop of seven verbs.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::Proxy;
+use super::caching::{Around, Caching, Filling, Looked, Sought};
+use super::fault::Fault;
+use crate::cache::{Doubt, Entry, Landing, Verdicts};
+use crate::catalog::defaults::{Defaults, SessionDefaults};
+use crate::catalog::{Catalog, Change, OnPrimary, Reader, SearchPath, Touched, WriteSet};
+use crate::config::{Consistency, PoolMode, PrimaryReads, SplittingSettings};
+use crate::consistency::{Standing, Ticket, Watched};
+use crate::control::{Database, Splitting};
+use crate::pg::{GucName, HostId, TransactionStatus};
+use crate::route::{self, Block, Candidate, Facts, Pinned, Plan, Reason, Target};
+use crate::server::{Host, Role, Tenant};
+use crate::session::{self, BlockStep, Laziness, Message, ServerState, Session, Settings, Value};
+use crate::sql::command::Isolation;
+use crate::sql::memo::{Classified, Deferred, MemoLimits};
+use crate::sql::{self, Analysis, Classes, Command};
+use crate::wire::Malformed;
+
+/// What the clients of one worker know of texts: taken by one of them at a time, for as long as a decision takes.
+#[derive(Debug)]
+pub(super) struct Memos {
+    texts: sql::Memo,
+    /// By database, as long as it is in use.
+    plans: HashMap<Arc<str>, Plans>,
+}
+
+#[derive(Debug)]
+struct Plans {
+    database: Weak<Database>,
+    reader: Reader,
+    memo: route::Memo,
+    verdicts: Verdicts,
+    /// Changes of the catalog that clients with prepared statements know of.
+    changes: u64,
+}
+
+impl Default for Memos {
+    fn default() -> Self {
+        Self { texts: sql::Memo::new(MemoLimits::default()), plans: HashMap::new() }
+    }
+}
+
+/// One client's part of it.
+#[derive(Debug)]
+pub(super) struct Routing {
+    splitting: Arc<Splitting>,
+    settings: SplittingSettings,
+    database: Arc<Database>,
+    worker: usize,
+    user: Box<str>,
+    /// Its reads may go elsewhere.
+    splits: bool,
+    /// BEGIN may be answered here.
+    lazy: bool,
+    defaults: Known<Arc<Defaults>, Option<SessionDefaults>>,
+    path: Known<(u64, Settings, bool), Option<Arc<SearchPath>>>,
+    /// The client's own last commit.
+    own: Ticket,
+    /// A statement of it is under way that may change the catalog.
+    changing: Option<Change>,
+    /// What was sent may be committed, and is not answered yet.
+    in_doubt: Option<Doubt>,
+    /// How its results are kept, if they are.
+    caching: Option<Box<Caching>>,
+    turn: u64,
+    /// A database that the unit wants for itself.
+    wants_alone: Option<String>,
+}
+
+/// What was found out, and from what.
+type Known<From, What> = Option<(From, What)>;
+
+/// Whether a unit is known to write nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// It may write.
+    No,
+    /// A replica would refuse to write; on the primary nothing holds back the code that it calls.
+    OnReplica,
+    /// Yes.
+    Anywhere,
+}
+
+/// Where a unit goes.
+#[derive(Debug)]
+pub(super) enum Routed {
+    /// To be decided again, once the replica that its block is on has been given up.
+    Leaves,
+    /// Nowhere: this is the answer.
+    Here(Vec<u8>),
+    /// Likewise, from memory.
+    Cached(Arc<Entry>),
+    /// Nowhere yet: another client is fetching the answer.
+    Fetched(Landing),
+    /// To a server.
+    To {
+        /// Which.
+        target: Target,
+        /// The client's BEGIN goes in front.
+        opens_block: bool,
+        /// Whether it is known to write nothing, so that what the client sends behind it is another decision.
+        reads: Reads,
+        /// The result is to be kept.
+        filling: Option<Box<Filling>>,
+    },
+}
+
+impl Routed {
+    /// To the primary, with whatever the client sends behind it.
+    fn primary(session: &Session, held: Option<Block>) -> Self {
+        let opens_block = session.is_lazy() || held.is_some();
+        Self::To { target: Target::Primary, opens_block, reads: Reads::No, filling: None }
+    }
+
+    /// To the replica that the block is on, whatever it is.
+    fn held(host: HostId, proxy: &Proxy) -> Self {
+        proxy.count(Reason::BlockOnReplica);
+        Self::To { target: Target::Replica(host), opens_block: false, reads: Reads::No, filling: None }
+    }
+}
+
+impl Routing {
+    /// For a client of a tenant; `None` if nothing is split off or kept. In session mode a client keeps the first server
+    /// connection that it gets, which must be one to the primary; but what it writes concerns others.
+    pub(super) fn new(proxy: &Proxy, tenant: &Tenant, user: &str, worker: usize) -> Option<Self> {
+        let mode = tenant.pool_settings.mode;
+        let splitting = Arc::clone(proxy.splitting.as_ref()?);
+        let all = proxy.settings();
+        let mut settings = all.splitting;
+        if let Some(database) = all.databases.get(&tenant.database).or_else(|| all.databases.get("*")) {
+            settings.consistency = database.consistency;
+        }
+        Some(Self {
+            database: splitting.database(tenant.dbname()),
+            splitting,
+            lazy: settings.lazy_transactions && mode == PoolMode::Transaction,
+            splits: mode != PoolMode::Session,
+            settings,
+            worker,
+            user: user.into(),
+            defaults: None,
+            path: None,
+            own: Ticket::default(),
+            changing: None,
+            in_doubt: None,
+            caching: Caching::new(proxy, user),
+            turn: u64::from(rand::random::<u32>()),
+            wants_alone: None,
+        })
+    }
+
+    /// Decides on a unit of a client that holds no server connection, or one to a replica for the block `held`.
+    pub(super) fn route(
+        &mut self,
+        session: &mut Session,
+        held: Option<Block>,
+        unit: &[u8],
+        proxy: &Proxy,
+        tenant: &Tenant,
+    ) -> Result<Routed, Fault> {
+        if !self.splits {
+            proxy.count(Reason::NoSplitting);
+            return Ok(Routed::primary(session, held));
+        }
+        match held {
+            Some(Block::SnapshotOnReplica(host)) => return Ok(Routed::held(host, proxy)),
+            // It has only read there: it need not be told.
+            Some(Block::OnReplica(_)) if self.ends_block(session, unit, proxy)? => return Ok(Routed::Leaves),
+            Some(Block::OnReplica(host)) if session.status() == TransactionStatus::Failed => {
+                return Ok(Routed::held(host, proxy));
+            }
+            _ => {}
+        }
+        let Some(contents) = session.contents(unit)? else {
+            proxy.count(Reason::Statement(OnPrimary::Opaque));
+            self.not_plain();
+            return Ok(Routed::primary(session, held));
+        };
+        let lexing = session.lexing();
+        let mut plan: Option<Arc<Plan>> = None;
+        let mut hint = None;
+        let mut single = None;
+        {
+            let mut memos = proxy.memos(self.worker);
+            for text in &contents.texts {
+                let classified = memos.classify(text.as_bytes(), text.lexing(lexing), proxy, self.worker);
+                let Classified { analysis, classes, .. } = &classified;
+                if contents.texts.len() == 1
+                    && let Some(Block::OnReplica(host)) = held
+                    && matches!(analysis.single().map(|only| &only.command), Some(Command::Begin(_)))
+                {
+                    return Ok(Routed::held(host, proxy));
+                }
+                if contents.texts.len() == 1
+                    && held.is_none()
+                    && let Some(step) = self.block_step(session, analysis)
+                {
+                    let mut answer = Vec::new();
+                    let here =
+                        session.take_step(step, text.as_bytes(), unit, &proxy.sessions, &mut answer)?;
+                    return Ok(if here { Routed::Here(answer) } else { Routed::primary(session, held) });
+                }
+                hint = hint.or(analysis.hints.target);
+                let wanted = analysis.statements.iter().find_map(|statement| statement.command.wants_alone());
+                if let Some(database) = wanted {
+                    self.wants_alone = Some(String::from_utf8_lossy(database.as_bytes()).into_owned());
+                }
+                let next = memos.plan(self, session, analysis, classes);
+                single = (contents.texts.len() == 1).then_some(classified);
+                plan = Some(match plan {
+                    None => next,
+                    Some(before) => Arc::new(before.and(&next, &self.database.floors)),
+                });
+            }
+        }
+        if single.is_none() {
+            self.not_plain();
+        }
+        let Some(plan) = plan else { return Ok(Routed::primary(session, held)) };
+        if plan.effect.on_primary.is_some_and(OnPrimary::is_unknown_name) {
+            self.suspect();
+        }
+        let block = held.unwrap_or_else(|| self.block(session));
+        // Before the route is chosen: who sees a new epoch here sees the floor below.
+        let filling = match single
+            .map(|single| self.look(session, block, unit, &plan, &single, contents.names_time, proxy))
+            .transpose()?
+        {
+            Some(Looked::Hit(entry)) => return Ok(Routed::Cached(entry)),
+            Some(Looked::Wait(landing)) => return Ok(Routed::Fetched(landing)),
+            Some(Looked::Ask(filling)) => filling,
+            None => None,
+        };
+        let facts = Facts {
+            splitting: true,
+            pinned: Pinned::No,
+            hint,
+            primary_reads: self.settings.primary_reads,
+            primary: self.primary(proxy, tenant),
+            parameter_names_time: contents.names_time,
+            turn: self.turn,
+        };
+        self.turn = self.turn.wrapping_add(1);
+        // What is kept is for everybody: it must be what the strictest reader may see.
+        let consistency = if filling.is_some() { Consistency::Strong } else { self.settings.consistency };
+        let candidates = self.candidates(&plan, block, consistency, proxy, tenant);
+        let route = route::decide(&plan.effect, block, &facts, candidates);
+        proxy.count(route.reason);
+        // On the primary a block that is opened stays, whatever it does next.
+        let stays = route.opens_block && route.target == Target::Primary;
+        let reads = match &plan.effect {
+            effect if effect.on_primary.is_some() || stays => Reads::No,
+            effect if effect.reads.everything => Reads::OnReplica,
+            _ => Reads::Anywhere,
+        };
+        let compares = filling.as_ref().is_some_and(|filling| filling.is_comparison());
+        Ok(Routed::To {
+            target: if compares { Target::Primary } else { route.target },
+            opens_block: route.opens_block,
+            reads,
+            filling: filling.filter(|_| reads == Reads::Anywhere && !route.opens_block),
+        })
+    }
+
+    /// Looks for the unit's result in memory; `None`: nothing is kept.
+    #[expect(clippy::too_many_arguments, reason = "what is known of one unit, gathered by its one caller")]
+    fn look(
+        &mut self,
+        session: &Session,
+        block: Block,
+        unit: &[u8],
+        plan: &Arc<Plan>,
+        classified: &Classified,
+        names_time: bool,
+        proxy: &Proxy,
+    ) -> Result<Looked, Malformed> {
+        let Some(caching) = &mut self.caching else { return Ok(Looked::Ask(None)) };
+        let mut memos = proxy.memos(self.worker);
+        let plans = memos.plans_of(&self.database);
+        let changes = self.database.catalog.changes();
+        if std::mem::replace(&mut plans.changes, changes) != changes {
+            // What clients were told of their prepared statements' columns may not be so any more.
+            proxy.sessions.ddl_epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        let catalog = plans.reader.current().ok().map(Arc::clone);
+        let mut around =
+            Around { verdicts: &mut plans.verdicts, catalog: catalog.as_deref(), database: &self.database };
+        let sought = Sought { unit, plan, classified, names_time, block };
+        caching.look(&sought, session, &mut around, proxy)
+    }
+
+    /// A unit that memory has no answer for, whatever it does.
+    fn not_plain(&self) {
+        if let Some(caching) = &self.caching {
+            caching.not_plain();
+        }
+    }
+
+    /// How its results are kept, if they are.
+    pub(super) fn caching(&self) -> Option<&Caching> {
+        self.caching.as_deref()
+    }
+
+    /// Closes our own connections to a database that the unit wants for itself.
+    pub(super) async fn clear_the_way(&mut self) {
+        if let Some(database) = self.wants_alone.take() {
+            self.splitting.release(&database).await;
+        }
+    }
+
+    /// Whether all that a unit does is to end its block.
+    fn ends_block(&self, session: &Session, unit: &[u8], proxy: &Proxy) -> Result<bool, Malformed> {
+        let Some(contents) = session.contents(unit)? else { return Ok(false) };
+        let [text] = contents.texts.as_slice() else { return Ok(false) };
+        let lexing = text.lexing(session.lexing());
+        let mut memos = proxy.memos(self.worker);
+        let Classified { analysis, .. } = memos.classify(text.as_bytes(), lexing, proxy, self.worker);
+        let command = analysis.single().map(|only| &only.command);
+        Ok(matches!(command, Some(Command::Commit { .. } | Command::Rollback { .. })))
+    }
+
+    fn block_step(&mut self, session: &Session, analysis: &Analysis) -> Option<BlockStep> {
+        let laziness = if self.lazy {
+            let usual = self.defaults().filter(|defaults| !defaults.deferrable);
+            Laziness::ByIsolation(usual.map(|defaults| defaults.isolation))
+        } else {
+            Laziness::Never
+        };
+        session.block_step(analysis, laziness)
+    }
+
+    /// The block that the client is in. A standby cannot be asked at SERIALIZABLE (manual, 27.4 Hot Standby).
+    fn block(&mut self, session: &Session) -> Block {
+        if session.is_lazy() {
+            return if session.is_lazy_snapshot() { Block::Snapshot } else { Block::Lazy };
+        }
+        let known = self.defaults().is_some_and(|defaults| defaults.isolation != Isolation::Serializable);
+        if known && !session.settings().changes_isolation() {
+            Block::None
+        } else {
+            Block::Eager { isolation: true }
+        }
+    }
+
+    /// The primary as one of the readers, if it is to be one.
+    fn primary(&self, proxy: &Proxy, tenant: &Tenant) -> Option<Candidate> {
+        if self.settings.primary_reads != PrimaryReads::Share || !self.splitting.splits {
+            return None;
+        }
+        let host = proxy.hosts.host(proxy.hosts.primary()?);
+        Some(candidate(host, Standing::Satisfies, tenant))
+    }
+
+    fn candidates<'a>(
+        &'a self,
+        plan: &Plan,
+        block: Block,
+        consistency: Consistency,
+        proxy: &'a Proxy,
+        tenant: &'a Tenant,
+    ) -> impl Iterator<Item = Candidate> + 'a {
+        let floors = &self.database.floors;
+        // What one snapshot is to show next is not known: anything.
+        let watched = if block == Block::Snapshot { &Watched::everything() } else { &plan.watched };
+        let need = floors.need(watched, consistency, self.own);
+        let splits = self.splitting.splits;
+        let replicas = proxy.hosts.list().iter().filter(move |host| splits && host.role() == Role::Replica);
+        replicas.map(move |host| {
+            candidate(host, self.splitting.positions.standing(host.id, need, self.settings.max_lag), tenant)
+        })
+    }
+
+    /// What the client's sessions begin with; `None`: not known.
+    fn defaults(&mut self) -> Option<SessionDefaults> {
+        let now = self.database.defaults();
+        match &self.defaults {
+            Some((known, session)) if Arc::ptr_eq(known, &now) => *session,
+            _ => {
+                let session = now.session(&self.user);
+                self.defaults = Some((now, session));
+                session
+            }
+        }
+    }
+
+    /// The client's `search_path`; `None` where it is not known what is in force.
+    fn search_path(&mut self, session: &Session, catalog: &Catalog) -> Option<Arc<SearchPath>> {
+        let (version, strings) = (catalog.version(), session.lexing().standard_conforming_strings);
+        if let Some(((of, settings, by), path)) = &self.path
+            && *of == version
+            && *by == strings
+            && settings.is_same(session.settings())
+        {
+            return path.clone();
+        }
+        let path = search_path(session.settings(), catalog, &self.user, strings).map(Arc::new);
+        self.path = Some(((version, session.settings().clone(), strings), path.clone()));
+        path
+    }
+
+    /// The catalog may be another than is known.
+    fn suspect(&self) {
+        if self.database.catalog.suspect() {
+            self.splitting.catalog_changed(&self.database);
+        }
+    }
+
+    /// Foresees what a message does that is not known to be a read, and so what its commit makes known. Gives why it
+    /// belongs on the primary.
+    pub(super) fn foresee(
+        &mut self,
+        session: &mut Session,
+        message: Message<'_>,
+        server: &ServerState,
+        proxy: &Proxy,
+    ) -> Result<Option<OnPrimary>, Malformed> {
+        if session.is_reading() {
+            return Ok(None);
+        }
+        let Some(text) = session.runs(message, server)? else { return Ok(None) };
+        let lexing = text.lexing(session.lexing());
+        let mut memos = proxy.memos(self.worker);
+        let Classified { analysis, classes, .. } =
+            memos.classify(text.as_bytes(), lexing, proxy, self.worker);
+        if self.changing.is_none() && session::may_change_catalog(&analysis) {
+            self.changing = Some(self.database.catalog.change());
+        }
+        let plan = session.may_foresee().then(|| memos.plan(self, session, &analysis, &classes));
+        let why = plan.as_ref().and_then(|plan| plan.effect.on_primary);
+        session.foresee(plan);
+        Ok(why)
+    }
+
+    /// Others must see what was committed: to be told before the client is.
+    pub(super) fn committed(&mut self, wrote: &WriteSet) {
+        if wrote.is_empty() {
+            return;
+        }
+        if wrote.is_ddl() {
+            if self.database.catalog.changed() {
+                self.splitting.catalog_changed(&self.database);
+            }
+        } else if wrote.ran_code() && self.database.catalog.doubt() {
+            self.splitting.catalog_changed(&self.database);
+        }
+        self.raise(&wrote.touched(&self.database.catalog));
+    }
+
+    /// The client learns of commits that were not its own: others, or somebody who does not pass here, may have written
+    /// anything.
+    pub(super) fn others_committed(&mut self) {
+        self.raise(&Touched { everything: true, catalogs: true, ..Touched::default() });
+    }
+
+    /// Something was run here that nobody has looked at.
+    pub(super) fn ran_unseen(&mut self) {
+        let mut wrote = WriteSet::default();
+        wrote.add_code();
+        self.committed(&wrote);
+    }
+
+    fn raise(&mut self, touched: &Touched) {
+        // Whether this commit was flushed, a `SET synchronous_commit` somewhere may have decided.
+        let commit = self.database.floors.commit(touched, false);
+        // Behind the floors: a result that is read from now on has what was committed.
+        self.database.epochs.invalidate(touched);
+        self.own = commit.ticket;
+        if commit.wake {
+            self.splitting.committed();
+        }
+    }
+
+    /// What was sent may be committed, and is not answered yet; nothing else of this client's is.
+    pub(super) fn doubt(&mut self, wrote: &WriteSet) {
+        if self.caching.is_none() || wrote.is_empty() {
+            return;
+        }
+        let doubt = self.database.epochs.doubt(&wrote.touched(&self.database.catalog));
+        if let Some(before) = self.in_doubt.replace(doubt) {
+            before.end();
+        }
+    }
+
+    /// All that the client has sent is answered, and its commits were told.
+    pub(super) fn no_doubt(&mut self) {
+        if let Some(doubt) = self.in_doubt.take() {
+            doubt.end();
+        }
+    }
+
+    /// What the client has sent is answered, and its commits are known.
+    pub(super) fn settled(&mut self) {
+        self.changing = None;
+    }
+}
+
+fn candidate(host: &Host, standing: Standing, tenant: &Tenant) -> Candidate {
+    let outstanding = u32::try_from(tenant.pool(host).outstanding()).unwrap_or(u32::MAX);
+    Candidate { host: host.id, standing, weight: host.weight, outstanding }
+}
+
+fn search_path(settings: &Settings, catalog: &Catalog, user: &str, strings: bool) -> Option<SearchPath> {
+    let is_set = |name: &str| settings.value(&GucName::new(name)).is_some();
+    if !settings.is_empty() && (is_set("role") || is_set("session_authorization")) {
+        return None;
+    }
+    match settings.search_path() {
+        None => catalog.default_search_path(user),
+        Some(Value::Source(text)) => SearchPath::from_source(text, strings, user),
+        Some(Value::Literal(text)) => SearchPath::from_value(std::str::from_utf8(text).ok()?, user),
+        Some(Value::Quoted(_)) => None,
+    }
+}
+
+impl Memos {
+    /// The classes of a text; what takes too long is Opaque until the parser's thread has learnt it.
+    fn classify(&mut self, text: &[u8], lexing: sql::Lexing, proxy: &Proxy, worker: usize) -> Classified {
+        let mut classified = self.texts.classify(text, lexing);
+        if let (Some(deferred), Some(parser)) = (classified.deferred.take(), &proxy.parser) {
+            parser.parse(worker, deferred);
+        }
+        classified
+    }
+
+    /// Takes what the parser's thread has found.
+    pub(super) fn learn(&mut self, deferred: &Deferred, classes: Classes) {
+        self.texts.learn(deferred, classes);
+    }
+
+    fn plan(
+        &mut self,
+        routing: &mut Routing,
+        session: &Session,
+        analysis: &Analysis,
+        classes: &Arc<Classes>,
+    ) -> Arc<Plan> {
+        let plans = self.plans_of(&routing.database);
+        let path = match plans.reader.current() {
+            Ok(catalog) => routing.search_path(session, catalog),
+            Err(_) => None,
+        };
+        plans.memo.plan(&mut plans.reader, &routing.database.floors, analysis, classes, path.as_ref())
+    }
+
+    fn plans_of(&mut self, database: &Arc<Database>) -> &mut Plans {
+        let is_known = |plans: &Plans| std::ptr::eq(plans.database.as_ptr(), Arc::as_ptr(database));
+        if !self.plans.get(&database.name).is_some_and(is_known) {
+            // Those of databases that nobody uses any more go.
+            self.plans.retain(|_, plans| plans.database.strong_count() > 0);
+            let plans = Plans {
+                database: Arc::downgrade(database),
+                reader: Reader::new(Arc::clone(&database.catalog)),
+                memo: route::Memo::default(),
+                verdicts: Verdicts::default(),
+                changes: database.catalog.changes(),
+            };
+            self.plans.insert(Arc::clone(&database.name), plans);
+        }
+        self.plans.get_mut(&database.name).expect("it was just put there")
+    }
+}
+
+/// One for each worker.
+pub(super) fn memos(workers: usize) -> Arc<[Mutex<Memos>]> {
+    (0..workers.max(1)).map(|_| Mutex::default()).collect()
+}
+
+/// Locks one; what a panic left behind is a memo like any other.
+pub(super) fn lock(memos: &[Mutex<Memos>], worker: usize) -> MutexGuard<'_, Memos> {
+    memos[worker % memos.len()].lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,36 @@
+#![allow(clippy::disallowed_methods, reason = "an I/O module: it reads the clock")]
+//! Weir's own questions to the hosts, over connections of its own (tokio-postgres): roles, users, catalogs, positions. The
+//! primary's change streams, and results that several Weirs share (redis).
+
+mod catalog;
+mod explain;
+mod facts;
+mod follow;
+mod health;
+mod inspect;
+mod load;
+mod positions;
+mod replication;
+mod retry;
+mod session;
+mod shared_cache;
+mod shared_entry;
+mod splitting;
+mod stream;
+mod stream_setup;
+mod stream_state;
+mod users;
+mod visibility;
+mod why;
+
+pub use catalog::{CatalogLoader, Load};
+pub use explain::{ExplainOptions, Explainer, Request};
+pub use health::watch;
+pub use inspect::{Extension, Findings, Inspection, Lag};
+pub use positions::PositionSession;
+pub use session::{ControlError, ControlSession};
+pub use shared_cache::{Invalidated, Lookup, SharedCache, SharedCacheError, SharedCounts, SharedStamp};
+pub use splitting::{Database, Splitting};
+pub use stream_state::{StreamCounts, StreamPhase, StreamState, StreamView, Subscriber};
+pub use users::UserQuery;
+pub use why::{Known, Lines, NotAPath, Question};

@@ -1,0 +1,14 @@
+//! All integration tests in one binary: one link instead of a dozen.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod cache;
+mod cases;
+mod catalog;
+mod command_line;
+mod demo;
+mod floors;
+mod layers;
+mod properties;
+mod shared_cache;
+mod watch;
