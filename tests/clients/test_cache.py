@@ -49,6 +49,9 @@ def database():
     with Connection.login(admin) as maker:
         assert not errors(maker.query(f'create database {name} owner "{owner}"'))
         yield name
+        # FORCE ends sessions but not what a slot holds, and a stream's slot goes only once its server process has noticed the end.
+        slots = f"select count(*) from pg_replication_slots where database = '{name}'"
+        wait_until(lambda: maker.value(slots) == "0", "the change streams' slots are gone")
         assert not errors(maker.query(f"drop database {name} with (force)"))
 
 
