@@ -14,7 +14,7 @@ use super::relay::{Relay, Relayed, Traffic};
 use super::routing::{Reads, Routed, Routing};
 use crate::net::Connection;
 use crate::pg::{HostId, SqlState, TransactionStatus};
-use crate::route::Target;
+use crate::route::{Reason, Target};
 use crate::server::{Acquire, Lease, Pool};
 use crate::session::{self, Decision, LazyBlock, Session, Unit};
 use crate::wire::build::Severity;
@@ -94,9 +94,12 @@ impl Conversation {
             let unit = &self.connection.input()[..unit_bytes];
             match session::decide(&mut self.session, unit)? {
                 Decision::Leave => return Ok(()),
-                Decision::Here { answer, reason: _ } => self.answer(&answer, unit_bytes),
-                Decision::Primary(_reason) => match self.route(unit_bytes)? {
-                    Routed::Here(answer) => self.answer(&answer, unit_bytes),
+                Decision::Here { answer, reason } => {
+                    self.proxy.count(reason);
+                    self.answer(&answer, unit_bytes);
+                }
+                Decision::Server => match self.route(unit_bytes)? {
+                    Routed::Here(answer, _) => self.answer(&answer, unit_bytes),
                     Routed::Leaves => {
                         if let Some(held) = self.held.take() {
                             self.leave_replica(*held).await;
@@ -107,7 +110,10 @@ impl Conversation {
                         Err(fault @ Fault::Acquire(_)) => self.refuse(&fault)?,
                         waited => waited?,
                     },
-                    Routed::To { target, opens_block, reads, filling } => match self.prepare(target).await {
+                    Routed::To { target, opens_block, reads, filling, analysis, reason: _ } => match self
+                        .prepare(target)
+                        .await
+                    {
                         Ok(taken) => {
                             let only_reads = match reads {
                                 Reads::No => false,
@@ -115,6 +121,7 @@ impl Conversation {
                                 Reads::Anywhere => true,
                             };
                             let allowance = only_reads.then_some(unit_bytes);
+                            self.session.analyzed(analysis);
                             let opens_block = opens_block || allowance.is_none() && self.session.is_lazy();
                             if self.relay(taken, opens_block, allowance, filling).await? == Relayed::Left {
                                 return Ok(());
@@ -142,25 +149,24 @@ impl Conversation {
         self.entry.handle.set_activity(activity, Instant::now());
     }
 
+    /// Decides where the unit goes, and counts why.
     fn route(&mut self, unit_bytes: usize) -> Result<Routed, Fault> {
-        let Some(routing) = &mut self.routing else {
-            return Ok(Routed::To {
-                target: Target::Primary,
-                opens_block: false,
-                reads: Reads::No,
-                filling: None,
-            });
+        let rerun = std::mem::take(&mut self.rerun);
+        let mut routed = match &mut self.routing {
+            None => Routed::primary(false, Reason::NoSplitting),
+            Some(routing) => {
+                let unit = &self.connection.input()[..unit_bytes];
+                let held = self.held.as_deref().map(Held::as_block);
+                let tenant = &self.entry.handle.tenant;
+                routing.route(&mut self.session, held, unit, &self.proxy, tenant)?
+            }
         };
-        let unit = &self.connection.input()[..unit_bytes];
-        let tenant = &self.entry.handle.tenant;
-        let held = self.held.as_deref().map(Held::as_block);
-        let mut routed = routing.route(&mut self.session, held, unit, &self.proxy, tenant)?;
-        if std::mem::take(&mut self.rerun)
-            && let Routed::To { target, reads, .. } = &mut routed
-        {
+        if rerun && let Routed::To { target, reason, reads, .. } = &mut routed {
             // Why the replica failed it is not known: it may have been a write.
-            *target = Target::Primary;
-            *reads = Reads::No;
+            (*target, *reason, *reads) = (Target::Primary, Reason::Rerun, Reads::No);
+        }
+        if let Some(reason) = routed.reason() {
+            self.proxy.count(reason);
         }
         Ok(routed)
     }

@@ -20,7 +20,7 @@ use crate::session::{self, BlockStep, Laziness, Message, ServerState, Session, S
 use crate::sql::command::Isolation;
 use crate::sql::memo::{Classified, Deferred, MemoLimits};
 use crate::sql::{self, Analysis, Classes, Command};
-use crate::wire::Malformed;
+use crate::wire::{Malformed, frontend};
 
 /// What the clients of one worker know of texts: taken by one of them at a time, for as long as a decision takes.
 #[derive(Debug)]
@@ -92,8 +92,8 @@ pub(super) enum Reads {
 pub(super) enum Routed {
     /// To be decided again, once the replica that its block is on has been given up.
     Leaves,
-    /// Nowhere: this is the answer.
-    Here(Vec<u8>),
+    /// Nowhere: this is the answer, and why there is one.
+    Here(Vec<u8>, Reason),
     /// Likewise, from memory.
     Cached(Arc<Entry>),
     /// Nowhere yet: another client is fetching the answer.
@@ -102,26 +102,45 @@ pub(super) enum Routed {
     To {
         /// Which.
         target: Target,
+        /// Why.
+        reason: Reason,
         /// The client's BEGIN goes in front.
         opens_block: bool,
         /// Whether it is known to write nothing, so that what the client sends behind it is another decision.
         reads: Reads,
         /// The result is to be kept.
         filling: Option<Box<Filling>>,
+        /// What the text says, if it is one simple query.
+        analysis: Option<Arc<Analysis>>,
     },
 }
 
 impl Routed {
     /// To the primary, with whatever the client sends behind it.
-    fn primary(session: &Session, held: Option<Block>) -> Self {
-        let opens_block = session.is_lazy() || held.is_some();
-        Self::To { target: Target::Primary, opens_block, reads: Reads::No, filling: None }
+    pub(super) fn primary(opens_block: bool, reason: Reason) -> Self {
+        Self::To {
+            target: Target::Primary,
+            reason,
+            opens_block,
+            reads: Reads::No,
+            filling: None,
+            analysis: None,
+        }
     }
 
     /// To the replica that the block is on, whatever it is.
-    fn held(host: HostId, proxy: &Proxy) -> Self {
-        proxy.count(Reason::BlockOnReplica);
-        Self::To { target: Target::Replica(host), opens_block: false, reads: Reads::No, filling: None }
+    fn held(host: HostId) -> Self {
+        let (target, reason) = (Target::Replica(host), Reason::BlockOnReplica);
+        Self::To { target, reason, opens_block: false, reads: Reads::No, filling: None, analysis: None }
+    }
+
+    /// Why it goes there; `None`: that is still to be decided.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Leaves | Self::Fetched(_) => None,
+            Self::Here(_, reason) | Self::To { reason, .. } => Some(*reason),
+            Self::Cached(_) => Some(Reason::Memory),
+        }
     }
 }
 
@@ -164,23 +183,22 @@ impl Routing {
         proxy: &Proxy,
         tenant: &Tenant,
     ) -> Result<Routed, Fault> {
+        let opens_block = session.is_lazy() || held.is_some();
         if !self.splits {
-            proxy.count(Reason::NoSplitting);
-            return Ok(Routed::primary(session, held));
+            return Ok(Routed::primary(opens_block, Reason::NoSplitting));
         }
         match held {
-            Some(Block::SnapshotOnReplica(host)) => return Ok(Routed::held(host, proxy)),
+            Some(Block::SnapshotOnReplica(host)) => return Ok(Routed::held(host)),
             // It has only read there: it need not be told.
             Some(Block::OnReplica(_)) if self.ends_block(session, unit, proxy)? => return Ok(Routed::Leaves),
             Some(Block::OnReplica(host)) if session.status() == TransactionStatus::Failed => {
-                return Ok(Routed::held(host, proxy));
+                return Ok(Routed::held(host));
             }
             _ => {}
         }
         let Some(contents) = session.contents(unit)? else {
-            proxy.count(Reason::Statement(OnPrimary::Opaque));
             self.not_plain();
-            return Ok(Routed::primary(session, held));
+            return Ok(Routed::primary(opens_block, Reason::Statement(OnPrimary::Opaque)));
         };
         let lexing = session.lexing();
         let mut plan: Option<Arc<Plan>> = None;
@@ -195,7 +213,7 @@ impl Routing {
                     && let Some(Block::OnReplica(host)) = held
                     && matches!(analysis.single().map(|only| &only.command), Some(Command::Begin(_)))
                 {
-                    return Ok(Routed::held(host, proxy));
+                    return Ok(Routed::held(host));
                 }
                 if contents.texts.len() == 1
                     && held.is_none()
@@ -204,7 +222,11 @@ impl Routing {
                     let mut answer = Vec::new();
                     let here =
                         session.take_step(step, text.as_bytes(), unit, &proxy.sessions, &mut answer)?;
-                    return Ok(if here { Routed::Here(answer) } else { Routed::primary(session, held) });
+                    return Ok(if here {
+                        Routed::Here(answer, step.reason())
+                    } else {
+                        Routed::primary(opens_block, Reason::Statement(OnPrimary::TransactionCommand))
+                    });
                 }
                 hint = hint.or(analysis.hints.target);
                 let wanted = analysis.statements.iter().find_map(|statement| statement.command.wants_alone());
@@ -222,11 +244,14 @@ impl Routing {
         if single.is_none() {
             self.not_plain();
         }
-        let Some(plan) = plan else { return Ok(Routed::primary(session, held)) };
+        let Some(plan) = plan else {
+            return Ok(Routed::primary(opens_block, Reason::Statement(OnPrimary::Opaque)));
+        };
         if plan.effect.on_primary.is_some_and(OnPrimary::is_unknown_name) {
             self.suspect();
         }
         let block = held.unwrap_or_else(|| self.block(session));
+        let analysis = single.as_ref().map(|single| Arc::clone(&single.analysis));
         // Before the route is chosen: who sees a new epoch here sees the floor below.
         let filling = match single
             .map(|single| self.look(session, block, unit, &plan, &single, contents.names_time, proxy))
@@ -251,7 +276,6 @@ impl Routing {
         let consistency = if filling.is_some() { Consistency::Strong } else { self.settings.consistency };
         let candidates = self.candidates(&plan, block, consistency, proxy, tenant);
         let route = route::decide(&plan.effect, block, &facts, candidates);
-        proxy.count(route.reason);
         // On the primary a block that is opened stays, whatever it does next.
         let stays = route.opens_block && route.target == Target::Primary;
         let reads = match &plan.effect {
@@ -262,9 +286,11 @@ impl Routing {
         let compares = filling.as_ref().is_some_and(|filling| filling.is_comparison());
         Ok(Routed::To {
             target: if compares { Target::Primary } else { route.target },
+            reason: route.reason,
             opens_block: route.opens_block,
             reads,
             filling: filling.filter(|_| reads == Reads::Anywhere && !route.opens_block),
+            analysis: analysis.filter(|_| unit.first() == Some(&frontend::QUERY)),
         })
     }
 
@@ -432,6 +458,9 @@ impl Routing {
             self.changing = Some(self.database.catalog.change());
         }
         let plan = session.may_foresee().then(|| memos.plan(self, session, &analysis, &classes));
+        if message.tag == frontend::QUERY {
+            session.analyzed(Some(analysis));
+        }
         let why = plan.as_ref().and_then(|plan| plan.effect.on_primary);
         session.foresee(plan);
         Ok(why)

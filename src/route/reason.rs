@@ -5,6 +5,18 @@ use crate::catalog::OnPrimary;
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
+    /// Here: nothing in it needs a server (Sync, Flush, Close).
+    NothingToRun,
+    /// Here: CopyData, CopyDone or CopyFail outside of COPY, which a server would ignore.
+    StrayCopy,
+    /// Here: BEGIN of a lazy block.
+    LazyBegin,
+    /// Here: the end of a lazy block, of which no server knows.
+    LazyEnd,
+    /// Here: the lazy block has failed, and refuses everything until it ends.
+    FailedBlock,
+    /// Here: from memory.
+    Memory,
     /// Replica: it has what the read needs.
     Read,
     /// Replica: the read names the transaction's time, so the block stays there.
@@ -23,6 +35,8 @@ pub enum Reason {
     Floor,
     /// Primary: it is one of the readers, and it was its turn.
     PrimaryReads,
+    /// Primary: a replica has failed the read, and nothing of it was answered yet.
+    Rerun,
     /// Primary: by a hint.
     Hint,
     /// Primary: the session is pinned to its connection.
@@ -41,6 +55,12 @@ impl Reason {
     /// The word.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::NothingToRun => "nothing_to_run",
+            Self::StrayCopy => "stray_copy",
+            Self::LazyBegin => "lazy_begin",
+            Self::LazyEnd => "lazy_end",
+            Self::FailedBlock => "failed_block",
+            Self::Memory => "memory",
             Self::Read => "read",
             Self::TransactionTime => "transaction_time",
             Self::Snapshot => "snapshot",
@@ -50,6 +70,7 @@ impl Reason {
             Self::Lag => "lag",
             Self::Floor => "floor",
             Self::PrimaryReads => "primary_reads",
+            Self::Rerun => "rerun",
             Self::Hint => "hint",
             Self::Pinned => "pinned",
             Self::BlockOnPrimary => "block_on_primary",
@@ -59,15 +80,22 @@ impl Reason {
         }
     }
 
-    /// Where it leads: `replica` or `primary`.
+    /// Where it leads: `here`, `replica` or `primary`.
     pub fn target(self) -> &'static str {
         match self {
+            Self::NothingToRun
+            | Self::StrayCopy
+            | Self::LazyBegin
+            | Self::LazyEnd
+            | Self::FailedBlock
+            | Self::Memory => "here",
             Self::Read | Self::TransactionTime | Self::Snapshot | Self::BlockOnReplica => "replica",
             Self::NoSplitting
             | Self::NoReplica
             | Self::Lag
             | Self::Floor
             | Self::PrimaryReads
+            | Self::Rerun
             | Self::Hint
             | Self::Pinned
             | Self::BlockOnPrimary
@@ -77,7 +105,13 @@ impl Reason {
         }
     }
 
-    const OWN: [Self; 14] = [
+    const OWN: [Self; 21] = [
+        Self::NothingToRun,
+        Self::StrayCopy,
+        Self::LazyBegin,
+        Self::LazyEnd,
+        Self::FailedBlock,
+        Self::Memory,
         Self::Read,
         Self::TransactionTime,
         Self::Snapshot,
@@ -87,6 +121,7 @@ impl Reason {
         Self::Lag,
         Self::Floor,
         Self::PrimaryReads,
+        Self::Rerun,
         Self::Hint,
         Self::Pinned,
         Self::BlockOnPrimary,
@@ -105,20 +140,27 @@ impl Reason {
     /// Its place among all of them, below [`Reason::COUNT`].
     pub fn index(self) -> usize {
         match self {
-            Self::Read => 0,
-            Self::TransactionTime => 1,
-            Self::Snapshot => 2,
-            Self::BlockOnReplica => 3,
-            Self::NoSplitting => 4,
-            Self::NoReplica => 5,
-            Self::Lag => 6,
-            Self::Floor => 7,
-            Self::PrimaryReads => 8,
-            Self::Hint => 9,
-            Self::Pinned => 10,
-            Self::BlockOnPrimary => 11,
-            Self::Isolation => 12,
-            Self::Eager => 13,
+            Self::NothingToRun => 0,
+            Self::StrayCopy => 1,
+            Self::LazyBegin => 2,
+            Self::LazyEnd => 3,
+            Self::FailedBlock => 4,
+            Self::Memory => 5,
+            Self::Read => 6,
+            Self::TransactionTime => 7,
+            Self::Snapshot => 8,
+            Self::BlockOnReplica => 9,
+            Self::NoSplitting => 10,
+            Self::NoReplica => 11,
+            Self::Lag => 12,
+            Self::Floor => 13,
+            Self::PrimaryReads => 14,
+            Self::Rerun => 15,
+            Self::Hint => 16,
+            Self::Pinned => 17,
+            Self::BlockOnPrimary => 18,
+            Self::Isolation => 19,
+            Self::Eager => 20,
             Self::Statement(why) => Self::OWN.len() + why as usize,
         }
     }

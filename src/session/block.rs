@@ -6,6 +6,7 @@
 
 use super::{ServerState, Session, Shared};
 use crate::pg::{SqlState, TransactionStatus};
+use crate::route::Reason;
 use crate::sql::command::{Isolation, TransactionModes};
 use crate::sql::{self, Analysis, Command};
 use crate::wire::build::{Report, Severity};
@@ -56,6 +57,17 @@ pub enum BlockStep {
     Chain,
     /// Anything else in a lazy block that has failed.
     Refused,
+}
+
+impl BlockStep {
+    /// Why it is taken here.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Begin { .. } => Reason::LazyBegin,
+            Self::End | Self::Chain => Reason::LazyEnd,
+            Self::Refused => Reason::FailedBlock,
+        }
+    }
 }
 
 impl Session {

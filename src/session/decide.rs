@@ -1,9 +1,10 @@
-//! Where the next unit of work goes, and why.
+//! Whether the next unit of work needs a server.
 //!
 //! A unit is what a client without a server connection sends until it waits: one simple query, or the messages of
 //! an extended batch up to Sync or Flush.
 
 use super::Session;
+use crate::route::Reason;
 use crate::wire::frame::{self, Next};
 use crate::wire::{Malformed, build, frontend};
 
@@ -63,32 +64,10 @@ pub enum Decision {
         /// Why.
         reason: Reason,
     },
-    /// To the primary.
-    Primary(Reason),
+    /// It needs a server.
+    Server,
     /// The client leaves.
     Leave,
-}
-
-/// Why a unit went where it went: the word in logs, metrics, the console and the tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// There are no replicas, or splitting is off.
-    NoSplitting,
-    /// Nothing in it needs a server: Sync, Flush, Close.
-    NothingToRun,
-    /// CopyData, CopyDone or CopyFail outside of COPY, which a server would ignore.
-    StrayCopy,
-}
-
-impl Reason {
-    /// In `snake_case`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoSplitting => "no_splitting",
-            Self::NothingToRun => "nothing_to_run",
-            Self::StrayCopy => "stray_copy",
-        }
-    }
 }
 
 /// Decides on a unit of a client that holds no server connection.
@@ -117,11 +96,11 @@ pub fn decide(session: &mut Session, unit: &[u8]) -> Result<Decision, Malformed>
                 }
                 build::empty(&mut answer, crate::wire::backend::CLOSE_COMPLETE);
             }
-            _ => return Ok(Decision::Primary(Reason::NoSplitting)),
+            _ => return Ok(Decision::Server),
         }
     }
     if !rest.is_empty() {
-        return Ok(Decision::Primary(Reason::NoSplitting));
+        return Ok(Decision::Server);
     }
     for name in closing {
         session.forget(name);

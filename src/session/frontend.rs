@@ -9,7 +9,7 @@ use super::{ServerState, Session, Settings, Shared, Statement, Verdict};
 use crate::config::PoolMode;
 use crate::pg::{SqlState, TransactionStatus};
 use crate::route::Plan;
-use crate::sql::{Analysis, Command, Pin};
+use crate::sql::{Analysis, Command, Lexing, Pin};
 use crate::wire::build::{Report, Severity};
 use crate::wire::frame::Fields;
 use crate::wire::frontend::Bind;
@@ -118,8 +118,9 @@ impl Session {
         let first = !server.in_batch;
         server.in_batch |= opens_batch;
         Self::keep_for_again(message, server);
+        let analyzed = self.analyzed.take();
         match message.tag {
-            frontend::QUERY => self.query(message, server, out),
+            frontend::QUERY => self.query(message, analyzed, server, out),
             frontend::PARSE => self.parse(message, first, server, shared, out),
             frontend::BIND => self.bind(message, first, server, out),
             frontend::DESCRIBE => self.describe(message, server, out),
@@ -215,6 +216,7 @@ impl Session {
     fn query(
         &mut self,
         message: Message<'_>,
+        analyzed: Option<(Lexing, Arc<Analysis>)>,
         server: &mut ServerState,
         out: &mut Vec<u8>,
     ) -> Result<Verdict, Refusal> {
@@ -230,7 +232,10 @@ impl Session {
             return Ok(Verdict::Forward);
         }
         let text = frontend::query(message.body)?;
-        let analysis = Arc::new(crate::sql::analyze(text, self.lexing));
+        let analysis = match analyzed {
+            Some((lexing, analysis)) if lexing == self.lexing => analysis,
+            _ => Arc::new(crate::sql::analyze(text, self.lexing)),
+        };
         self.check_mode(&analysis)?;
         self.forget_sequences(&analysis, true, server, out);
         for statement in &analysis.statements {

@@ -35,7 +35,7 @@ pub use backend::{Backend, Confused, translate_notification};
 pub use block::{BlockStep, Laziness, LazyBlock};
 pub use cached::Plain;
 pub use contents::{Contents, Text};
-pub use decide::{Decision, Reason, UNIT_BYTES_MAX, Unit, decide, unit};
+pub use decide::{Decision, UNIT_BYTES_MAX, Unit, decide, unit};
 pub use effects::Finished;
 pub use frontend::{Message, Refusal};
 pub use placeholders::Placeholders;
@@ -54,7 +54,7 @@ use crate::catalog::WriteSet;
 use crate::config::PoolMode;
 use crate::pg::{ProcessId, TransactionStatus};
 use crate::route::Plan;
-use crate::sql::{Identifier, Lexing, PinSet};
+use crate::sql::{Analysis, Identifier, Lexing, PinSet};
 use effects::Undo;
 
 /// What becomes of a message.
@@ -114,6 +114,8 @@ pub struct Session {
     reading: bool,
     /// What the message does that is taken next.
     foreseen: Option<Arc<Plan>>,
+    /// What the text of the simple query says that is taken next, cut that way, if somebody has looked already.
+    analyzed: Option<(Lexing, Arc<Analysis>)>,
     /// What was sent and not settled yet may have changed what names mean.
     names_moved: bool,
     /// The client's settings, and those RESET returns to.
@@ -163,6 +165,7 @@ impl Session {
             wrote: WriteSet::default(),
             reading: false,
             foreseen: None,
+            analyzed: None,
             names_moved: false,
             settings: baseline.clone(),
             baseline,
@@ -208,6 +211,12 @@ impl Session {
     /// Custom settings that the client has ever set: a server connection with others is not for it.
     pub fn placeholders(&self) -> &Placeholders {
         &self.placeholders
+    }
+
+    /// Whoever chose the route has analyzed the text of the simple query that is taken next, as this client's server cuts
+    /// it: it need not be scanned twice. `None`: nobody has.
+    pub fn analyzed(&mut self, analysis: Option<Arc<Analysis>>) {
+        self.analyzed = analysis.map(|analysis| (self.lexing, analysis));
     }
 
     /// The client has got a server connection; `same` if nobody else had it since this client did.

@@ -313,8 +313,8 @@ impl Proxy<'_> {
                                 client.received.extend_from_slice(&answer);
                                 client.input.drain(..bytes);
                             }
-                            Decision::Primary(_) if self.splitting && self.is_answered(index, bytes)? => {}
-                            Decision::Primary(_) => {
+                            Decision::Server if self.splitting && self.is_answered(index, bytes)? => {}
+                            Decision::Server => {
                                 let client = &mut self.clients[index];
                                 client.place = Place::Waiting;
                                 if self.conversation.clients.len() == 1 {
