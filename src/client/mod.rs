@@ -81,6 +81,7 @@ impl Proxy {
             statements: crate::session::Statements::default(),
             ddl_epoch: AtomicU64::new(0),
             prepare_unnamed: settings.prepared.unnamed,
+            prepare_simple: settings.prepared.simple,
             statements_per_client_max: settings.prepared.per_client_max,
         };
         let memos = routing::memos(settings.workers);

@@ -493,6 +493,7 @@ fn prepared(mut section: Section<'_>) -> PreparedSettings {
         per_server_max: section.read("per_server_max", number(1..=100_000)).unwrap_or(200),
         per_client_max: section.read("per_client_max", number(1..=1_000_000)).unwrap_or(10_000),
         unnamed: section.read("unnamed", boolean).unwrap_or(true),
+        simple: section.read("simple", boolean).unwrap_or(true),
     };
     section.finish();
     prepared

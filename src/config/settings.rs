@@ -345,6 +345,8 @@ pub struct PreparedSettings {
     pub per_client_max: usize,
     /// Run unnamed statements that repeat prepared on the server.
     pub unnamed: bool,
+    /// Likewise reads by simple query that repeat, but for their constants.
+    pub simple: bool,
 }
 
 /// Where and how to log.

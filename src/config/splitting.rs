@@ -25,9 +25,14 @@ pub struct SplittingSettings {
 }
 
 impl SplittingSettings {
-    /// Whether reads are split off, of so many hosts.
+    /// Whether reads are told from the rest, with so many hosts.
     pub fn is_on(&self, hosts: usize) -> bool {
-        self.enabled != Switch::Off && hosts > 1
+        match self.enabled {
+            Switch::Off => false,
+            // On one host alone it saves the round trips of blocks that only read, and their statements run prepared.
+            Switch::On => true,
+            Switch::Auto => hosts > 1,
+        }
     }
 }
 

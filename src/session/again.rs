@@ -6,9 +6,12 @@
 //! and run again, and its client sees only that.
 //!
 //! This is done for the plain batch: one Bind, what is asked of its portal, Sync. Its messages are kept, as the client
-//! sent them, until it is answered.
+//! sent them, until it is answered. A simple query that runs as a template (`session::simple`) is kept likewise: what the
+//! server says of the template may speak of what the client did not write, so at any error in front of the first row it
+//! is run again as it came.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::server_state::{Expected, Unnamed};
 use super::{Message, Refusal, ServerState, Session, Shared, Statement, Verdict};
@@ -26,16 +29,18 @@ const REVALIDATION: &[u8] = b"RevalidateCachedQuery";
 /// The batch under way on a server connection, as far as it may be run again.
 #[derive(Debug, Default)]
 pub(super) struct Again {
-    /// From Bind on; empty if it may not.
+    /// From Bind on, or the simple query; empty if it may not.
     messages: Vec<u8>,
     /// How many those are.
     count: usize,
-    /// What Bind names.
+    /// What Bind names, or the template.
     statement: Option<Arc<Statement>>,
     /// The portal's description is asked for.
     describes: bool,
     /// Sync was the last of them.
     complete: bool,
+    /// It is a simple query that runs as a template.
+    is_template: bool,
     stage: Stage,
 }
 
@@ -57,6 +62,7 @@ impl Again {
         self.statement = None;
         self.describes = false;
         self.complete = false;
+        self.is_template = false;
     }
 
     fn keep(&mut self, message: Message<'_>) {
@@ -89,6 +95,19 @@ impl Session {
         }
     }
 
+    /// A simple query was sent as the template `statement`.
+    pub(super) fn keep_template(message: Message<'_>, statement: Arc<Statement>, server: &mut ServerState) {
+        server.again.forget();
+        server.again.keep(message);
+        server.again.statement = Some(statement);
+        server.again.is_template = true;
+    }
+
+    /// Whether what is sent now is run for the second time.
+    pub(super) fn is_second_time(server: &ServerState) -> bool {
+        server.again.stage == Stage::Second
+    }
+
     /// Another message of the client has been taken.
     #[inline]
     pub(super) fn keep_for_again(message: Message<'_>, server: &mut ServerState) {
@@ -111,6 +130,9 @@ impl Session {
 
     /// An error came. If it is ours to mend, the client does not see it, nor the ReadyForQuery behind it.
     pub(super) fn mends(error: ErrorView<'_>, server: &mut ServerState) -> bool {
+        if server.again.is_template {
+            return Self::mends_template(error, server);
+        }
         let again = &server.again;
         let ours = match error.code {
             // Who asks for no description would take the new rows for the old: it must be told.
@@ -121,6 +143,31 @@ impl Session {
         let fails = matches!(server.queue.front(), Some(Expected::Bind { shown: true, .. }));
         if !ours || !fails || !again.complete || server.queue.len() != again.count {
             return false;
+        }
+        server.again.stage = Stage::Due;
+        server.queue.clear();
+        server.queue.push_back(Expected::Setup);
+        true
+    }
+
+    /// What the server says of a template in front of its first row is not said of what the client wrote.
+    fn mends_template(error: ErrorView<'_>, server: &mut ServerState) -> bool {
+        // Of these classes nothing is due to the moment, such as a cancel request: what it is due to stands in the text,
+        // the catalog or the values (manual, Appendix A).
+        let class = error.code.map(|code| code.as_str().get(..2).unwrap_or_default().to_owned());
+        let is_refused = matches!(class.as_deref(), Some("0A" | "22" | "26" | "42"));
+        let is_in_front = matches!(
+            server.queue.front(),
+            Some(Expected::Parse { shown: false, .. } | Expected::Bind { shown: false, .. })
+        );
+        if !is_refused || !is_in_front || server.again.messages.is_empty() {
+            return false;
+        }
+        if class.as_deref() == Some("42")
+            && let Some(statement) = &server.again.statement
+        {
+            // So it would be the next time.
+            statement.is_unfit.store(true, Ordering::Relaxed);
         }
         server.again.stage = Stage::Due;
         server.queue.clear();

@@ -120,7 +120,7 @@ impl Session {
         Self::keep_for_again(message, server);
         let analyzed = self.analyzed.take();
         match message.tag {
-            frontend::QUERY => self.query(message, analyzed, server, out),
+            frontend::QUERY => self.query(message, analyzed, server, shared, out),
             frontend::PARSE => self.parse(message, first, server, shared, out),
             frontend::BIND => self.bind(message, first, server, out),
             frontend::DESCRIBE => self.describe(message, server, out),
@@ -218,11 +218,12 @@ impl Session {
         message: Message<'_>,
         analyzed: Option<(Lexing, Arc<Analysis>)>,
         server: &mut ServerState,
+        shared: &Shared,
         out: &mut Vec<u8>,
     ) -> Result<Verdict, Refusal> {
         // A simple query destroys the unnamed statement and portal (manual, 55.2.3).
         self.forget_unnamed(server);
-        server.unnamed = Unnamed::Absent;
+        let unnamed = std::mem::replace(&mut server.unnamed, Unnamed::Absent);
         server.parsed_unnamed = false;
         server.portals.unnamed = None;
         if !message.is_whole() {
@@ -252,6 +253,11 @@ impl Session {
         {
             let name = name.clone();
             return Ok(self.by_server_name(text, name.as_bytes(), &named, analysis, server, out));
+        }
+        if self.run_template(message, &analysis, plan.as_ref(), server, shared, out) {
+            // To the server it was none: it still has its unnamed statement.
+            server.unnamed = unnamed;
+            return Ok(Verdict::Replace);
         }
         server.queue.push_back(Expected::Query { analysis, plan, ended: 0, renamed: None });
         Ok(Verdict::Forward)

@@ -28,6 +28,7 @@ mod placeholders;
 mod senders;
 mod server_state;
 mod settings;
+mod simple;
 mod statement;
 mod writes;
 
@@ -75,6 +76,8 @@ pub struct Shared {
     pub ddl_epoch: AtomicU64,
     /// Run unnamed statements that repeat prepared on the server.
     pub prepare_unnamed: bool,
+    /// Run reads by simple query that repeat, but for their constants, prepared on the server.
+    pub prepare_simple: bool,
     /// Named statements of one client, at most; past it the client is pinned and the server keeps them.
     pub statements_per_client_max: usize,
 }

@@ -218,7 +218,7 @@ fn close_evicted(evicted: Option<Arc<Statement>>, server: &mut ServerState, out:
 
 /// Whether PostgreSQL plans such statements, so that preparing them saves work; transaction control and DDL have no
 /// plans.
-fn is_worth_preparing(analysis: &Analysis) -> bool {
+pub(super) fn is_worth_preparing(analysis: &Analysis) -> bool {
     let planned = |command: &Command| {
         matches!(
             command,

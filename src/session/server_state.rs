@@ -14,7 +14,7 @@ use crate::pg::{GucName, ProcessId};
 use crate::route::Plan;
 use crate::sql::command::Discard;
 use crate::sql::scan::lexes_bytewise;
-use crate::sql::{Analysis, Command, Lexing};
+use crate::sql::{Analysis, Command, Lexing, Template};
 use crate::wire::{backend, build, frontend};
 
 /// The settings a server reports by itself (ParameterStatus), in the order of their first report. Shared: most
@@ -118,6 +118,8 @@ pub struct ServerState {
     pub(super) failed: bool,
     /// The batch under way, if it may be run again.
     pub(super) again: Again,
+    /// The last simple query's, kept for its buffers.
+    pub(super) template: Template,
     /// Code has run whose traces in the session are not all known: settings of its own, for one, are listed nowhere. To
     /// the client whose code it was they are its own; anybody else gets rid of them first.
     pub(super) has_traces: bool,
@@ -335,6 +337,7 @@ impl ServerState {
             skipping: false,
             failed: false,
             again: Again::default(),
+            template: Template::default(),
             has_traces: false,
             has_anothers_traces: false,
             broken: false,

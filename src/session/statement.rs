@@ -5,7 +5,7 @@
 //! what no client and no server connection uses is forgotten, so a million distinct texts leave nothing behind.
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ahash::{HashMap, RandomState};
@@ -16,11 +16,14 @@ use crate::sql::{self, Analysis, Lexing};
 /// Names of ours begin with this; an application's own SQL PREPARE would have to guess it to collide.
 pub(super) const SERVER_NAME_PREFIX: &[u8] = b"weir_";
 
-/// Slots of the memory for texts seen once.
-const SEEN_SLOTS: usize = 8192;
+/// Parts of the table, each with a lock of its own: workers that parse at once seldom meet.
+const SHARDS: usize = 16;
 
-/// The table is swept when it has grown by this many entries since the last sweep.
-const SWEEP_EVERY: usize = 1024;
+/// Slots of a part's memory for texts seen once.
+const SEEN_SLOTS: usize = 512;
+
+/// A part is swept when it has grown by this many entries since its last sweep.
+const SWEEP_EVERY: usize = 64;
 
 /// A statement's text and parameter types, what they do, and the name they have on server connections.
 #[derive(Debug)]
@@ -43,6 +46,8 @@ pub struct Statement {
     pub analysis: Arc<Analysis>,
     /// Its name on server connections.
     pub server_name: Box<[u8]>,
+    /// A template that the server did not take: texts that give it are sent as they are.
+    pub is_unfit: AtomicBool,
 }
 
 /// All statements in use, and a short memory of texts seen.
@@ -50,11 +55,11 @@ pub struct Statement {
 pub struct Statements {
     hasher: RandomState,
     next_id: AtomicU64,
-    inner: Mutex<Inner>,
+    shards: [Mutex<Shard>; SHARDS],
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Shard {
     table: HashMap<u64, Weak<Statement>>,
     swept_at: usize,
     /// For each slot the hash last seen there: admission without memory per cold statement.
@@ -70,11 +75,52 @@ pub struct Interned {
     pub repeats: bool,
 }
 
+/// What tells one statement from another.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    text: &'a [u8],
+    types: &'a [u8],
+    settings: &'a Settings,
+    lexing: Lexing,
+    ddl_epoch: u64,
+}
+
+impl Shard {
+    /// Whether the text was met before, not long ago.
+    fn is_repeat(&mut self, hash: u64) -> bool {
+        let slot = usize::try_from(hash).unwrap_or(0) / SHARDS % SEEN_SLOTS;
+        std::mem::replace(&mut self.seen[slot], hash) == hash
+    }
+
+    fn find(&self, hash: u64, wanted: Wanted<'_>) -> Option<Arc<Statement>> {
+        let is_wanted = |known: &Arc<Statement>| {
+            *known.text == *wanted.text
+                && *known.types == *wanted.types
+                && known.settings.parses_as(wanted.settings)
+                && known.lexing == wanted.lexing
+                && known.ddl_epoch == wanted.ddl_epoch
+        };
+        self.table.get(&hash).and_then(Weak::upgrade).filter(is_wanted)
+    }
+
+    fn keep(&mut self, hash: u64, statement: &Arc<Statement>) {
+        self.table.insert(hash, Arc::downgrade(statement));
+        if self.table.len() > self.swept_at + SWEEP_EVERY {
+            self.table.retain(|_, weak| weak.strong_count() > 0);
+            self.swept_at = self.table.len();
+        }
+    }
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { table: HashMap::default(), swept_at: 0, seen: vec![0; SEEN_SLOTS].into_boxed_slice() }
+    }
+}
+
 impl Default for Statements {
     fn default() -> Self {
-        let inner =
-            Inner { table: HashMap::default(), swept_at: 0, seen: vec![0; SEEN_SLOTS].into_boxed_slice() };
-        Self { hasher: RandomState::new(), next_id: AtomicU64::new(1), inner: Mutex::new(inner) }
+        Self { hasher: RandomState::new(), next_id: AtomicU64::new(1), shards: Default::default() }
     }
 }
 
@@ -89,61 +135,73 @@ impl Statements {
         lexing: impl Into<Lexing>,
         ddl_epoch: u64,
     ) -> Interned {
-        let lexing = lexing.into();
-        let mut hasher = self.hasher.build_hasher();
-        (text, types, lexing, ddl_epoch).hash(&mut hasher);
-        settings.of_parsing().for_each(|setting| setting.hash(&mut hasher));
-        let hash = hasher.finish();
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = &mut inner.seen[usize::try_from(hash).unwrap_or(0) % SEEN_SLOTS];
-        let repeats = std::mem::replace(slot, hash) == hash;
-        let known = inner.table.get(&hash).and_then(Weak::upgrade);
-        if let Some(statement) = known
-            && *statement.text == *text
-            && *statement.types == *types
-            && statement.settings.parses_as(settings)
-            && statement.lexing == lexing
-            && statement.ddl_epoch == ddl_epoch
-        {
-            return Interned { statement, repeats };
-        }
-        let statement = Arc::new(self.make(text, types, settings, lexing, ddl_epoch));
-        if statement.analysis.names_time {
-            // `'now'` is the time of each Parse (manual, 8.5.1.4 Special Values).
-            return Interned { statement, repeats: false };
-        }
-        inner.table.insert(hash, Arc::downgrade(&statement));
-        if inner.table.len() > inner.swept_at + SWEEP_EVERY {
-            inner.table.retain(|_, weak| weak.strong_count() > 0);
-            inner.swept_at = inner.table.len();
-        }
-        Interned { statement, repeats }
+        self.shard(
+            Wanted { text, types, settings, lexing: lexing.into(), ddl_epoch },
+            |wanted, hash, shard| {
+                let repeats = shard.is_repeat(hash);
+                shard.find(hash, wanted).map_or_else(
+                    || {
+                        let statement = self.make(wanted, hash, shard);
+                        // `'now'` is the time of each Parse (manual, 8.5.1.4 Special Values).
+                        let repeats = repeats && !statement.analysis.names_time;
+                        Interned { statement, repeats }
+                    },
+                    |statement| Interned { statement, repeats },
+                )
+            },
+        )
     }
 
-    fn make(
+    /// Likewise, but only if the text is met again: what passes once costs no more than its hash.
+    pub fn intern_repeated(
         &self,
         text: &[u8],
         types: &[u8],
         settings: &Settings,
         lexing: Lexing,
         ddl_epoch: u64,
-    ) -> Statement {
+    ) -> Option<Arc<Statement>> {
+        self.shard(Wanted { text, types, settings, lexing, ddl_epoch }, |wanted, hash, shard| {
+            if !shard.is_repeat(hash) {
+                return None;
+            }
+            let statement = shard.find(hash, wanted).unwrap_or_else(|| self.make(wanted, hash, shard));
+            Some(statement).filter(|statement| !statement.analysis.names_time)
+        })
+    }
+
+    fn shard<T>(&self, wanted: Wanted<'_>, then: impl FnOnce(Wanted<'_>, u64, &mut Shard) -> T) -> T {
+        let mut hasher = self.hasher.build_hasher();
+        (wanted.text, wanted.types, wanted.lexing, wanted.ddl_epoch).hash(&mut hasher);
+        wanted.settings.of_parsing().for_each(|setting| setting.hash(&mut hasher));
+        let hash = hasher.finish();
+        let shard = &self.shards[usize::try_from(hash).unwrap_or(0) % SHARDS];
+        then(wanted, hash, &mut shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn make(&self, wanted: Wanted<'_>, hash: u64, shard: &mut Shard) -> Arc<Statement> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        Statement {
+        let statement = Arc::new(Statement {
             id,
-            text: text.into(),
-            types: types.into(),
-            lexing,
-            settings: settings.clone(),
-            ddl_epoch,
-            analysis: Arc::new(sql::analyze(text, lexing)),
+            text: wanted.text.into(),
+            types: wanted.types.into(),
+            lexing: wanted.lexing,
+            settings: wanted.settings.clone(),
+            ddl_epoch: wanted.ddl_epoch,
+            analysis: Arc::new(sql::analyze(wanted.text, wanted.lexing)),
             server_name: [SERVER_NAME_PREFIX, format!("{id:x}").as_bytes()].concat().into(),
+            is_unfit: AtomicBool::new(false),
+        });
+        if !statement.analysis.names_time {
+            shard.keep(hash, &statement);
         }
+        statement
     }
 
     /// Statements in the table; some may be unused since the last sweep.
     pub fn len(&self) -> usize {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).table.len()
+        let locked = |shard: &Mutex<Shard>| shard.lock().unwrap_or_else(PoisonError::into_inner).table.len();
+        self.shards.iter().map(locked).sum()
     }
 
     /// Whether the table is empty.
@@ -251,7 +309,7 @@ mod tests {
         for number in 0..50_000 {
             statements.intern(format!("select {number}").as_bytes(), b"\0\0", &Settings::default(), true, 0);
         }
-        assert!(statements.len() <= 2 * SWEEP_EVERY, "{}", statements.len());
+        assert!(statements.len() <= 2 * SHARDS * SWEEP_EVERY, "{}", statements.len());
     }
 
     #[test]

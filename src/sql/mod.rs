@@ -20,6 +20,7 @@ pub mod scan;
 mod settings;
 pub mod shape;
 mod structure;
+pub mod template;
 mod tokens;
 mod witness;
 
@@ -32,3 +33,4 @@ pub use memo::Memo;
 pub use pin::{Pin, PinSet};
 pub use scan::{Lexing, Span};
 pub use shape::Fingerprint;
+pub use template::Template;

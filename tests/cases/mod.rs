@@ -19,6 +19,7 @@ mod session;
 mod shape;
 mod splitting;
 mod table;
+mod template;
 
 use std::fmt::Write as _;
 use std::path::Path;

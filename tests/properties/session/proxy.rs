@@ -114,6 +114,7 @@ pub(super) fn run(
         statements: session::Statements::default(),
         ddl_epoch: std::sync::atomic::AtomicU64::new(0),
         prepare_unnamed: conversation.prepare_unnamed,
+        prepare_simple: conversation.prepare_unnamed,
         statements_per_client_max: 3,
     };
     let clients = conversation.clients.iter().zip(references).map(|(client, reference)| {

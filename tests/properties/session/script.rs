@@ -138,6 +138,7 @@ pub(super) fn survive(bytes: &[u8]) {
         statements: Statements::default(),
         ddl_epoch: std::sync::atomic::AtomicU64::new(0),
         prepare_unnamed: true,
+        prepare_simple: true,
         statements_per_client_max: 4,
     };
     let mut session =
