@@ -18,6 +18,7 @@ use crate::route::{self, Block, Candidate, Facts, Pinned, Plan, Reason, Target};
 use crate::server::{Host, Role, Tenant};
 use crate::session::{self, BlockStep, Laziness, Message, ServerState, Session, Settings, Value};
 use crate::sql::command::Isolation;
+use crate::sql::comment;
 use crate::sql::memo::{Classified, Deferred, MemoLimits};
 use crate::sql::{self, Analysis, Classes, Command};
 use crate::wire::{Malformed, frontend};
@@ -203,6 +204,7 @@ impl Routing {
         let lexing = session.lexing();
         let mut plan: Option<Arc<Plan>> = None;
         let mut hint = None;
+        let mut wanted_consistency = None;
         let mut single = None;
         {
             let mut memos = proxy.memos(self.worker);
@@ -228,7 +230,9 @@ impl Routing {
                         Routed::primary(opens_block, Reason::Statement(OnPrimary::TransactionCommand))
                     });
                 }
-                hint = hint.or(analysis.hints.target);
+                hint = comment::stricter(hint, analysis.hints.target);
+                let consistency = analysis.hints.consistency.unwrap_or(self.settings.consistency);
+                wanted_consistency = comment::stricter(wanted_consistency, Some(consistency));
                 let wanted = analysis.statements.iter().find_map(|statement| statement.command.wants_alone());
                 if let Some(database) = wanted {
                     self.wants_alone = Some(String::from_utf8_lossy(database.as_bytes()).into_owned());
@@ -273,7 +277,7 @@ impl Routing {
         };
         self.turn = self.turn.wrapping_add(1);
         // What is kept is for everybody: it must be what the strictest reader may see.
-        let consistency = if filling.is_some() { Consistency::Strong } else { self.settings.consistency };
+        let consistency = wanted_consistency.filter(|_| filling.is_none()).unwrap_or_default();
         let candidates = self.candidates(&plan, block, consistency, proxy, tenant);
         let route = route::decide(&plan.effect, block, &facts, candidates);
         // On the primary a block that is opened stays, whatever it does next.

@@ -89,8 +89,8 @@ pub(super) fn switch(value: &DeValue<'_>) -> Read<Switch> {
     }
 }
 
-/// What a read must have seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+/// What a read must have seen, the strictest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Consistency {
     /// Every commit that any client was told of.
     #[default]

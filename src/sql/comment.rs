@@ -1,8 +1,8 @@
 //! What comments in front of and behind a text say: hints for Weir, and tags for the record.
 //!
-//! Hints: `/* weir: primary */`, `replica`, `nocache`, `cache`, `cache ttl=60s`; several words in one comment; words
-//! that are not known are ignored, so that a newer application can talk to an older proxy. Where two hints disagree
-//! the careful one wins: `primary` over `replica`, `nocache` over `cache`.
+//! Hints: `/* weir: primary */`, `replica`, `consistency=session`, `nocache`, `cache`, `cache ttl=60s`; several words in one
+//! comment; words that are not known are ignored, so that a newer application can talk to an older proxy. Where two hints
+//! disagree the careful one wins: `primary` over `replica`, the stricter consistency, `nocache` over `cache`.
 //!
 //! Tags: as sqlcommenter writes them, `/*route='%2Fusers',traceparent='00-...'*/`, and as Rails' query logs write
 //! them, `/*controller:users,action:index*/`. They are read when they are asked for: most statements are not recorded
@@ -12,18 +12,21 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::scan::Span;
+use crate::config::Consistency;
 
 /// What the client asks of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Hints {
     /// Where to send the text.
     pub target: Option<TargetHint>,
+    /// What a read must have seen, in the place of the setting.
+    pub consistency: Option<Consistency>,
     /// Whether to cache it.
     pub cache: Option<CacheHint>,
 }
 
-/// A hint on routing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A hint on routing, the most careful first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TargetHint {
     /// `primary`
     Primary,
@@ -107,6 +110,12 @@ impl Hints {
                 b"replica" => self.target = self.target.or(Some(TargetHint::Replica)),
                 b"nocache" => self.cache = Some(CacheHint::Never),
                 b"cache" => self.cache = self.cache.or(Some(CacheHint::Cache { ttl: None })),
+                _ if word.starts_with(b"consistency=") => {
+                    let wanted = &word[b"consistency=".len()..];
+                    let named =
+                        Consistency::ALL.into_iter().find(|named| named.as_str().as_bytes() == wanted);
+                    self.consistency = stricter(self.consistency, named);
+                }
                 _ => {
                     let ttl = word.strip_prefix(b"ttl=").and_then(duration);
                     if ttl.is_some() && self.cache != Some(CacheHint::Never) {
@@ -116,6 +125,11 @@ impl Hints {
             }
         }
     }
+}
+
+/// Of two hints, of which there may be none, the more careful.
+pub fn stricter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
 }
 
 /// One tag, decoded.

@@ -29,6 +29,9 @@ fn answer(text: &str, standard_conforming_strings: bool) -> String {
         Some(TargetHint::Replica) => lines.push("hint: replica".to_owned()),
         None => {}
     }
+    if let Some(consistency) = analysis.hints.consistency {
+        lines.push(format!("hint: consistency={}", consistency.as_str()));
+    }
     match analysis.hints.cache {
         Some(CacheHint::Never) => lines.push("hint: nocache".to_owned()),
         Some(CacheHint::Cache { ttl: None }) => lines.push("hint: cache".to_owned()),

@@ -149,6 +149,30 @@ def test_write_is_seen_while_replicas_stand_still(weir, client, cluster):
             replica.close()
 
 
+@pytest.mark.parametrize("hint, seen", [("", "1"), ("consistency=session", "0"), ("consistency=bounded", "0")])
+def test_hint_lets_a_read_do_with_less(weir, client, cluster, hint, seen):
+    """What another client has written, while no replica has it; a batch is as strict as its strictest text."""
+    read = "select v from versions where id = 6"
+    until_served_by_replica(weir, lambda: client.value(f"/* weir: consistency=strong */ {read}"))
+    replicas = [Connection.login(cluster[f"REPLICA{n}_URL"]) for n in (1, 2)]
+    with Connection.login(weir.address) as writer:
+        try:
+            for replica in replicas:
+                replica.query("select pg_wal_replay_pause()")
+            assert not errors(writer.query("update versions set v = 1 where id = 6"))
+            assert client.value(f"/* weir: {hint} */ {read}") == seen
+            both = client.ask(extended(f"/* weir: {hint} */ {read}"), extended(read), SYNC)
+            assert rows(both) == [(b"1",), (b"1",)]
+            # The writer's own it sees all the same, but for one that is content with anything.
+            own = "0" if "bounded" in hint else "1"
+            assert writer.value(f"/* weir: {hint} */ {read}") == own
+        finally:
+            for replica in replicas:
+                replica.query("select pg_wal_replay_resume()")
+                replica.close()
+            writer.query("update versions set v = 0 where id = 6")
+
+
 def test_no_read_is_stale(weir):
     """Each writes its row by some way, and another connection reads it at once by some way."""
     stale, reads, broken, until = [], [0], [], time.monotonic() + 4
