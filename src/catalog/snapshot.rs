@@ -176,6 +176,11 @@ impl Catalog {
         SearchPath::from_value(&value, user)
     }
 
+    /// Another text whenever ALTER ROLE or ALTER DATABASE has changed what sessions begin with.
+    pub fn role_settings(&self) -> &str {
+        &self.search_paths.role_settings
+    }
+
     /// A relation's name with its schema, if it is known.
     pub fn relation_name(&self, id: RelationId) -> Option<String> {
         let relation = self.relation(self.place(id.0)?);

@@ -202,4 +202,6 @@ pub struct SearchPaths {
     pub of_roles: Vec<(Box<str>, Box<str>)>,
     /// ALTER ROLE IN DATABASE SET.
     pub of_roles_here: Vec<(Box<str>, Box<str>)>,
+    /// Differs when any of these, or any other setting of a role or the database, was set anew.
+    pub role_settings: Box<str>,
 }

@@ -61,6 +61,8 @@ pub(super) struct Routing {
     lazy: bool,
     defaults: Known<Arc<Defaults>, Option<SessionDefaults>>,
     path: Known<(u64, Settings, bool), Option<Arc<SearchPath>>>,
+    /// By another snapshot than the client's last: what sessions begin with may be something else.
+    role_settings: Option<Box<str>>,
     /// The client's own last commit.
     own: Ticket,
     /// A statement of it is under way that may change the catalog.
@@ -166,6 +168,7 @@ impl Routing {
             user: user.into(),
             defaults: None,
             path: None,
+            role_settings: None,
             own: Ticket::default(),
             changing: None,
             in_doubt: None,
@@ -247,6 +250,9 @@ impl Routing {
         }
         if single.is_none() {
             self.not_plain();
+        }
+        if let Some(role_settings) = self.role_settings.take() {
+            self.database.renew(&role_settings, || proxy.tenants.reconnect(&self.database.name));
         }
         let Some(plan) = plan else {
             return Ok(Routed::primary(opens_block, Reason::Statement(OnPrimary::Opaque)));
@@ -428,6 +434,9 @@ impl Routing {
             && settings.is_same(session.settings())
         {
             return path.clone();
+        }
+        if self.path.as_ref().is_none_or(|((of, ..), _)| *of != version) {
+            self.role_settings = Some(catalog.role_settings().into());
         }
         let path = search_path(session.settings(), catalog, &self.user, strings).map(Arc::new);
         self.path = Some(((version, session.settings().clone(), strings), path.clone()));

@@ -149,7 +149,11 @@ WHERE c.setting LIKE 'search\\_path=%' AND (s.setrole = 0 OR r.oid IS NOT NULL)
   AND s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
 UNION ALL
 SELECT NULL, NULL, setting FROM pg_catalog.pg_settings
-WHERE name = 'search_path' AND source IN ('default', 'configuration file', 'command line', 'override')";
+WHERE name = 'search_path' AND source IN ('default', 'configuration file', 'command line', 'override')
+UNION ALL
+SELECT NULL, '', coalesce(pg_catalog.string_agg(pg_catalog.concat_ws('.', setdatabase, setrole, xmin), ' ' ORDER BY setdatabase, setrole), '')
+FROM pg_catalog.pg_db_role_setting
+WHERE setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))";
 
 /// Everything above, hashed: each row has its transaction's number, which changes with the row. (A relation's row also
 /// with its file, as by TRUNCATE, and with its statistics: of that only what is told above.)
@@ -452,7 +456,8 @@ fn cast(row: &Row) -> Made<Cast> {
     Ok(Cast { target: oid(row, 0)?, declared: declared(row, 1)?, in_c, is_implicit })
 }
 
-/// Whether it is of this database, of which role, and the path; the server's own has no database at all.
+/// Whether it is of this database, of which role, and the path. The server's own has no database at all; that of nobody
+/// says which settings of any kind there are.
 type PathRow = (Option<bool>, Option<Box<str>>, Box<str>);
 
 fn search_path(row: &Row) -> Made<PathRow> {
@@ -465,7 +470,8 @@ fn search_paths(rows: Vec<PathRow>) -> SearchPaths {
     let mut of_all_roles = None;
     for (is_here, role, path) in rows {
         match (is_here, role) {
-            (None, _) => paths.of_server = Some(path),
+            (None, None) => paths.of_server = Some(path),
+            (None, Some(_)) => paths.role_settings = path,
             (Some(true), Some(role)) => paths.of_roles_here.push((role, path)),
             (Some(true), None) => paths.of_database = Some(path),
             (Some(false), Some(role)) => paths.of_roles.push((role, path)),

@@ -57,6 +57,8 @@ pub struct Database {
     /// Whether what was read of them is still so.
     pub epochs: Arc<Epochs>,
     defaults: Arc<RwLock<Arc<Defaults>>>,
+    /// The settings of roles that server connections were opened with.
+    opened_with: Arc<Mutex<Option<Box<str>>>>,
     /// There are commits without a position.
     pub(super) committed: Arc<Notify>,
     /// Wakes the loader: something is to be done.
@@ -75,6 +77,18 @@ impl Database {
     /// Nobody knows what was written: subscribers are told that all was.
     pub(super) fn tell_everything(&self) {
         self.stream.tell(&Touched { catalogs: true, everything: true, ..Touched::default() });
+    }
+
+    /// Renews the server connections that began with other settings of roles than there are now: what a session's names
+    /// mean is judged by these. Whoever comes meanwhile waits.
+    pub fn renew(&self, role_settings: &str, reconnect: impl FnOnce()) {
+        let mut opened_with = self.opened_with.lock().unwrap_or_else(PoisonError::into_inner);
+        match opened_with.as_deref() {
+            Some(known) if known == role_settings => return,
+            Some(_) => reconnect(),
+            None => {}
+        }
+        *opened_with = Some(role_settings.into());
     }
 
     pub(super) fn set_defaults(&self, defaults: Defaults) {
@@ -205,6 +219,7 @@ impl Splitting {
             stream,
             epochs,
             defaults: Arc::default(),
+            opened_with: Arc::default(),
             committed: Arc::clone(&self.committed),
             wake: Arc::default(),
             release: Arc::default(),

@@ -392,6 +392,11 @@ impl Tenants {
             return;
         }
         drop(releases);
+        self.reconnect(dbname);
+    }
+
+    /// Closes the server connections to a database: idle ones now, others once they come back.
+    pub fn reconnect(&self, dbname: &str) {
         for tenant in self.list().iter().filter(|tenant| tenant.dbname == dbname) {
             tenant.pools().for_each(Pool::reconnect);
         }
