@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::admin;
 use crate::client::{self, Console, Proxy, Signal};
 use crate::config::{ListenAddress, Mistakes, Settings, SharedSettings, reload};
-use crate::control::{self, Splitting, UserQuery};
+use crate::control::{self, SharedCache, SharedCacheError, Splitting, UserQuery};
 use crate::net::{self, Listener, tls};
 use crate::server::{Hosts, Pool};
 
@@ -33,6 +33,9 @@ pub enum StartError {
     /// The HTTP address.
     #[error("cannot serve HTTP on {0}: {1}")]
     Http(std::net::SocketAddr, std::io::Error),
+    /// Where shared results are.
+    #[error("{0}")]
+    SharedCache(#[from] SharedCacheError),
     /// The log filter, or a second subscriber.
     #[error("cannot log: {0}")]
     Logging(logging::Error),
@@ -88,7 +91,12 @@ async fn run(settings: SharedSettings, reload: Reload, logging: logging::Logging
         .auth_query
         .clone()
         .map(|query| UserQuery::new(query, settings.servers.clone(), Arc::clone(&hosts)));
-    let splitting = Splitting::start(&settings, &hosts);
+    let shared = if settings.cache.enabled {
+        SharedCache::start(&settings.shared_cache, settings.stream.max_delay)?
+    } else {
+        None
+    };
+    let splitting = Splitting::start(&settings, &hosts, shared);
     let proxy = Proxy::new(Arc::clone(&settings), Arc::clone(&hosts), acceptor, users, splitting)?;
     let proxy = Arc::new(proxy);
     let workers = Arc::new(Workers::start(settings.workers)?);

@@ -8,6 +8,7 @@ use super::table::{ColumnType, Table, row};
 use crate::cache::{Cache, Outcome, Reason, ShapeSnapshot};
 use crate::catalog::Touched;
 use crate::client::Proxy;
+use crate::control::{SharedCache, Telling};
 use crate::pg::SqlState;
 use crate::wire::build::{Report, Severity};
 use ColumnType::{Int8, Text};
@@ -21,6 +22,17 @@ pub(super) struct ReasonView {
     pub(super) reason: &'static str,
     pub(super) kind: &'static str,
     pub(super) count: u64,
+}
+
+/// The store that several Weirs share, as numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct SharedView {
+    /// All our invalidations have reached it.
+    pub(super) connected: bool,
+    /// Databases whose results there are believed, of those that are followed.
+    pub(super) trusted: usize,
+    pub(super) followed: usize,
+    pub(super) counts: Vec<(&'static str, u64)>,
 }
 
 /// The cache, as numbers.
@@ -38,6 +50,7 @@ pub(super) struct CacheView {
     pub(super) reasons: Vec<ReasonView>,
     /// What became of fills.
     pub(super) fills: Vec<(&'static str, u64)>,
+    pub(super) shared: Option<SharedView>,
 }
 
 impl CacheView {
@@ -78,6 +91,11 @@ pub(super) fn view(proxy: &Proxy) -> Option<CacheView> {
         hit_bytes: counts.hit_bytes.load(Ordering::Relaxed),
         reasons: Reason::all().map(reason).collect(),
         fills: Outcome::ALL.into_iter().map(|outcome| (outcome.as_str(), counts.outcomes(outcome))).collect(),
+        shared: proxy.splitting.as_ref().and_then(|splitting| splitting.shared.as_deref()).map(|shared| {
+            let (trusted, followed) = shared.trusted();
+            let counts = shared.counts.list().to_vec();
+            SharedView { connected: shared.is_connected(), trusted, followed, counts }
+        }),
     })
 }
 
@@ -111,6 +129,13 @@ pub(super) fn table(proxy: &Proxy) -> Table {
             .filter(|(_, count)| *count > 0)
             .map(|(name, count)| row!["fill", *name, *count, ""]),
     );
+    if let Some(shared) = &view.shared {
+        let state = if shared.connected { "connected" } else { "not trusted" };
+        table.rows.push(row!["shared", "connected", u32::from(shared.connected), state]);
+        let databases = format!("of {} in use", shared.followed);
+        table.rows.push(row!["shared", "trusted_databases", shared.trusted as u64, databases]);
+        table.rows.extend(shared.counts.iter().map(|(name, count)| row!["shared", *name, *count, ""]));
+    }
     let shapes = cache.shapes.list();
     table.rows.extend(shapes.iter().take(TOP_SHAPES).map(|shape| {
         row!["shape", shape.fingerprint.to_string(), shape.saved_us / 1000, shape.text.to_string()]
@@ -146,29 +171,35 @@ pub(super) fn shapes(proxy: &Proxy) -> Table {
     table
 }
 
-/// FLUSH CACHE: of a relation, by its name with or without a schema, in all databases; or everything.
-pub(super) fn flush(proxy: &Proxy, relation: Option<&str>) -> Result<(), Report> {
+/// FLUSH CACHE: of a relation, by its name with or without a schema, in all databases; or everything. What is to be waited
+/// for until other Weirs know.
+pub(super) fn flush(proxy: &Proxy, relation: Option<&str>) -> Result<Vec<Telling>, Report> {
     let databases = proxy.splitting.iter().flat_map(|splitting| splitting.list());
     let Some(wanted) = relation else {
-        databases.for_each(|database| database.epochs.invalidate_all());
+        let everything = Touched { everything: true, ..Touched::default() };
+        let mut tellings: Vec<_> =
+            databases.filter_map(|database| database.memory.written(&everything)).collect();
+        // There may be results of databases that are not in use here.
+        let shared = proxy.splitting.as_ref().and_then(|splitting| splitting.shared.as_ref());
+        tellings.extend(shared.map(SharedCache::void_all));
         if let Some(cache) = &proxy.cache {
             cache.store.clear();
         }
-        return Ok(());
+        return Ok(tellings);
     };
     let (schema, name) =
         wanted.rsplit_once('.').map_or((None, wanted), |(schema, name)| (Some(schema), name));
-    let mut is_known = false;
+    let (mut is_known, mut tellings) = (false, Vec::new());
     for database in databases {
         let Some(catalog) = database.catalog.latest() else { continue };
         let named = catalog.units_named(schema, name);
         is_known |= named.is_some();
         if let Some(relations) = named {
-            database.epochs.invalidate(&Touched { relations, ..Touched::default() });
+            tellings.extend(database.memory.written(&Touched { relations, ..Touched::default() }));
         }
     }
     if is_known {
-        return Ok(());
+        return Ok(tellings);
     }
     let message = format!("relation \"{wanted}\" does not exist in a database that is in use");
     Err(Report::new(Severity::Error, SqlState::UNDEFINED_TABLE, message)

@@ -423,8 +423,14 @@ impl Session {
                 "KILL"
             }
             Command::FlushCache(relation) => {
-                if let Err(report) = cache::flush(&proxy, relation.as_deref()) {
-                    return Ok(Err(report));
+                match cache::flush(&proxy, relation.as_deref()) {
+                    Ok(tellings) => {
+                        for telling in tellings {
+                            // One that was aborted has told nobody, and Weir is going down.
+                            let _ = telling.await;
+                        }
+                    }
+                    Err(report) => return Ok(Err(report)),
                 }
                 "FLUSH"
             }

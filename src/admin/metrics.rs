@@ -13,7 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::cache::{CacheView, ReasonView};
+use super::cache_metrics;
 use super::routing::{SplittingView, StreamRow};
 use super::snapshot::{self, HostView, PoolView, StatsView};
 use crate::client::Proxy;
@@ -56,17 +56,6 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct CacheLabels {
-    kind: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RouteLabels {
     reason: &'static str,
     target: &'static str,
@@ -79,7 +68,7 @@ struct VersionLabel {
 
 type Gauges<L> = Family<L, Gauge<i64, AtomicI64>>;
 type Seconds<L> = Family<L, Gauge<f64, AtomicU64>>;
-type Counters<L> = Family<L, Counter<u64, AtomicU64>>;
+pub(super) type Counters<L> = Family<L, Counter<u64, AtomicU64>>;
 type SecondCounters<L> = Family<L, Counter<f64, AtomicU64>>;
 
 /// Name, help, and where the value is.
@@ -100,7 +89,7 @@ fn write(pools: &[PoolView], hosts: &[HostView], stats: &StatsView, ready: bool)
     of_splitting(&mut registry, hosts, &stats.splitting);
     of_streams(&mut registry, &stats.splitting.streams);
     if let Some(cache) = &stats.cache {
-        of_cache(&mut registry, cache);
+        cache_metrics::of_cache(&mut registry, cache);
     }
     of_clients(&mut registry, stats);
     of_weir(&mut registry, stats, ready);
@@ -196,57 +185,6 @@ fn of_hosts(registry: &mut Registry, hosts: &[HostView]) {
     }
     registry.register("host_role", "1 for the role that the host has", role);
     registry.register("host_up", "1 if the host answered its last probe", up);
-}
-
-fn of_cache(registry: &mut Registry, cache: &CacheView) {
-    let reasons = Counters::default();
-    for ReasonView { reason, kind, count } in &cache.reasons {
-        reasons.get_or_create(&CacheLabels { kind, reason }).inc_by(*count);
-    }
-    registry.register(
-        "cache",
-        "Statements and batches by whether they were answered from memory, and why",
-        reasons,
-    );
-    let fills = Counters::default();
-    for (outcome, count) in &cache.fills {
-        fills.get_or_create(&OutcomeLabel { outcome }).inc_by(*count);
-    }
-    registry.register("cache_fills", "Results that were to be kept, by what became of them", fills);
-    let gauges = [
-        (
-            "cache_entries",
-            "Results that are kept, void ones that nobody asked for yet among them",
-            cache.entries,
-        ),
-        ("cache_size_bytes", "Memory that they take, with their keys and all", cache.bytes),
-        ("cache_max_bytes", "Memory that they may take", cache.bytes_max),
-        ("cache_flights", "Results that are being fetched to be kept", cache.flights),
-    ];
-    for (name, help, value) in gauges {
-        let gauge: Gauge<i64, AtomicI64> = Gauge::default();
-        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        match name.strip_suffix("_bytes") {
-            Some(name) => registry.register_with_unit(name, help, Unit::Bytes, gauge),
-            None => registry.register(name, help, gauge),
-        }
-    }
-    let counters = [
-        ("cache_evicted", "Results that went to make room", cache.evicted),
-        ("cache_compared", "Hits that were compared with the primary", cache.compared),
-        ("cache_mismatches", "Hits that differed from the primary", cache.mismatches),
-    ];
-    for (name, help, value) in counters {
-        let counter: Counter<u64, AtomicU64> = Counter::default();
-        counter.inc_by(value);
-        registry.register(name, help, counter);
-    }
-    let hit_bytes: Counter<u64, AtomicU64> = Counter::default();
-    hit_bytes.inc_by(cache.hit_bytes);
-    registry.register_with_unit("cache_hit", "Bytes of rows from memory", Unit::Bytes, hit_bytes);
-    let saved: Counter<f64, AtomicU64> = Counter::default();
-    saved.inc_by(cache.saved_seconds);
-    registry.register_with_unit("cache_saved", "Time that hits saved servers", Unit::Seconds, saved);
 }
 
 fn of_splitting(registry: &mut Registry, hosts: &[HostView], splitting: &SplittingView) {
@@ -412,6 +350,7 @@ fn seconds(micros: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::cache::{CacheView, ReasonView, SharedView};
     use crate::admin::routing::{PositionView, RouteView, StreamNumbers};
     use crate::admin::snapshot::{ClientCounts, Totals};
     use std::collections::BTreeMap;
@@ -476,6 +415,7 @@ mod tests {
             bytes: 4096,
             reasons: vec![ReasonView { reason: "cold", kind: "miss", count: 3 }],
             fills: vec![("kept", 2)],
+            shared: Some(SharedView { connected: true, trusted: 1, followed: 2, counts: vec![("hit", 5)] }),
             ..CacheView::default()
         };
         let stats = StatsView {
@@ -523,6 +463,9 @@ mod tests {
             "weir_cache_fills_total{outcome=\"kept\"} 2".to_owned(),
             "weir_cache_entries 7".to_owned(),
             "weir_cache_size_bytes 4096".to_owned(),
+            "weir_shared_cache_connected 1".to_owned(),
+            "weir_shared_cache_trusted_databases 1".to_owned(),
+            "weir_shared_cache_total{outcome=\"hit\"} 5".to_owned(),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -2,6 +2,7 @@
 //! For operators: the console over the wire protocol, and HTTP with metrics and health.
 
 mod cache;
+mod cache_metrics;
 mod command;
 mod commands;
 mod console;

@@ -8,8 +8,8 @@ use std::io::Write as _;
 
 use tokio::runtime::Builder;
 
-use crate::config::{HostAddress, Settings, SslMode, StreamPlugin, Switch};
-use crate::control::{Extension, Findings, Inspection};
+use crate::config::{CacheFreshness, HostAddress, Settings, SslMode, StreamPlugin, Switch};
+use crate::control::{Extension, Findings, Inspection, SharedCache};
 use crate::net::tls;
 use crate::server::Hosts;
 
@@ -42,6 +42,8 @@ struct Facts {
     hosts: Vec<Result<Findings, String>>,
     /// Whether `auth_query` gave a secret, if it is configured and there is a primary to ask.
     user_query: Option<Result<bool, String>>,
+    /// What the store that Weirs share says of itself, if there is to be one.
+    shared_cache: Option<Result<String, String>>,
 }
 
 /// Asks all hosts, then the primary what is asked of it alone, then the replicas how far they are behind it.
@@ -67,7 +69,13 @@ async fn gather(settings: &Settings) -> Result<Facts, CheckError> {
         }
         _ => None,
     };
-    let mut facts = Facts { hosts: Vec::new(), user_query };
+    let shared_cache = match &settings.shared_cache.url {
+        Some(_) => {
+            Some(SharedCache::try_out(&settings.shared_cache).await.map_err(|error| error.to_string()))
+        }
+        None => None,
+    };
+    let mut facts = Facts { hosts: Vec::new(), user_query, shared_cache };
     for inspection in inspections {
         let found = match inspection {
             Ok(mut replica) if replica.findings.in_recovery => {
@@ -214,13 +222,41 @@ fn features(settings: &Settings, facts: &Facts, primary: Option<&Findings>) -> V
         Some(_) => Feature::On(String::new()),
         None => off("clients.tls has no certificate", ""),
     };
+    let stream = primary.map_or_else(no_primary, |primary| change_stream(settings, primary, &user));
     vec![
         ("reads from replicas", splitting),
         ("logins by auth_query", any_user),
         ("TLS towards clients", clients_tls),
-        ("change stream", primary.map_or_else(no_primary, |primary| change_stream(settings, primary, &user))),
+        ("results from memory", cache(settings, matches!(stream, Feature::On(_)))),
+        ("results of other Weirs", shared_cache(settings, facts)),
+        ("change stream", stream),
         ("index proof (HypoPG)", primary.map_or_else(no_primary, |primary| hypopg(settings, primary))),
     ]
+}
+
+fn cache(settings: &Settings, has_stream: bool) -> Feature {
+    if !settings.cache.enabled {
+        return off("cache.enabled is false", "weir serve --cache on");
+    }
+    match settings.cache.freshness {
+        CacheFreshness::Stream if has_stream => Feature::On(": the change stream vouches".to_owned()),
+        CacheFreshness::Stream => off("cache.freshness is \"stream\", and there is no change stream", ""),
+        CacheFreshness::Proxy => {
+            Feature::On(": nobody may write but through this Weir (cache.freshness is \"proxy\")".to_owned())
+        }
+        CacheFreshness::Ttl => {
+            Feature::On(": what others write shows late (cache.freshness is \"ttl\")".to_owned())
+        }
+    }
+}
+
+fn shared_cache(settings: &Settings, facts: &Facts) -> Feature {
+    match &facts.shared_cache {
+        None => off("shared_cache.url is not set", ""),
+        Some(_) if !settings.cache.enabled => off("the cache is off", "weir serve --cache on"),
+        Some(Ok(server)) => Feature::On(format!(": {server} answers")),
+        Some(Err(error)) => off(format!("the store does not answer: {error}"), ""),
+    }
 }
 
 fn change_stream(settings: &Settings, primary: &Findings, user: &str) -> Feature {
@@ -325,7 +361,11 @@ mod tests {
 
     #[test]
     fn all_is_well() {
-        let facts = Facts { hosts: vec![Ok(primary()), Ok(replica())], user_query: Some(Ok(true)) };
+        let facts = Facts {
+            hosts: vec![Ok(primary()), Ok(replica())],
+            user_query: Some(Ok(true)),
+            shared_cache: None,
+        };
         let (report, verdict) = report(&settings(), &facts);
         assert_eq!(verdict, Ok(()));
         let expected = "\
@@ -342,6 +382,8 @@ features
   reads from replicas    on: 1 of 2 hosts are replicas
   logins by auth_query   on: every role may log in with its own password
   TLS towards clients    off: clients.tls has no certificate
+  results from memory    off: cache.enabled is false; run: weir serve --cache on
+  results of other Weirs off: shared_cache.url is not set
   change stream          on: wal_level, rights, a slot and test_decoding are there
   index proof (HypoPG)   on in database app
 Weir can serve.
@@ -359,7 +401,7 @@ Weir can serve.
         };
         let other = Findings { system: Some("2".to_owned()), ..replica() };
         let refused = Some(Err("permission denied for table pg_authid".to_owned()));
-        let facts = Facts { hosts: vec![Ok(poor), Ok(other)], user_query: refused };
+        let facts = Facts { hosts: vec![Ok(poor), Ok(other)], user_query: refused, shared_cache: None };
         let (text, verdict) = report(&settings(), &facts);
         assert_eq!(verdict, Ok(()));
         for part in [
@@ -371,16 +413,29 @@ Weir can serve.
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
+        let mut cached = settings();
+        cached.cache.enabled = true;
+        let (text, _) = report(&cached, &facts);
+        assert!(
+            text.contains("results from memory    off: cache.freshness is \"stream\", and there is no"),
+            "{text}"
+        );
+        let shared_cache = Some(Err("no answer in time".to_owned()));
+        let facts = Facts { hosts: vec![Ok(primary())], user_query: None, shared_cache };
+        let (text, _) = report(&cached, &facts);
+        assert!(text.contains("results from memory    on: the change stream vouches\n"), "{text}");
+        assert!(text.contains("Weirs off: the store does not answer: no answer in time\n"), "{text}");
         let without_contrib = Findings { test_decoding: Some(false), is_superuser: false, ..primary() };
-        let facts = Facts { hosts: vec![Ok(without_contrib)], user_query: None };
+        let facts = Facts { hosts: vec![Ok(without_contrib)], user_query: None, shared_cache: None };
         let (text, _) = report(&settings(), &facts);
         assert!(
             text.contains("if all tables have a primary key, CREATE PUBLICATION weir FOR ALL TABLES"),
             "{text}"
         );
-        let unreachable = Facts { hosts: vec![Err("no".to_owned()), Ok(replica())], user_query: None };
+        let unreachable =
+            Facts { hosts: vec![Err("no".to_owned()), Ok(replica())], user_query: None, shared_cache: None };
         assert!(report(&settings(), &unreachable).1.is_err());
-        let twins = Facts { hosts: vec![Ok(primary()), Ok(primary())], user_query: None };
+        let twins = Facts { hosts: vec![Ok(primary()), Ok(primary())], user_query: None, shared_cache: None };
         assert!(report(&settings(), &twins).1.is_err());
     }
 

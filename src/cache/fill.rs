@@ -1,5 +1,7 @@
 //! Taking a copy of a result as it passes by, and giving it up at the first sign that memory could not repeat it.
 
+use std::time::Duration;
+
 use super::reason::Outcome;
 use crate::wire::backend;
 use crate::wire::frame::HEADER_BYTES;
@@ -109,6 +111,47 @@ impl Recorder {
 }
 
 impl Recorded {
+    /// For a store that several Weirs share, with what reading it took.
+    ///
+    /// ```text
+    ///   took: u64, microseconds | description: 1 + u32, or 0 | ... | DataRow ... CommandComplete
+    /// ```
+    pub fn packed(&self, took: Duration) -> Vec<u8> {
+        let described = self.description.as_deref();
+        let mut packed = Vec::with_capacity(13 + described.map_or(0, <[u8]>::len) + self.rows.len());
+        packed.extend_from_slice(&u64::try_from(took.as_micros()).unwrap_or(u64::MAX).to_be_bytes());
+        packed.push(u8::from(described.is_some()));
+        if let Some(description) = described {
+            // As long as a message at most.
+            packed.extend_from_slice(&u32::try_from(description.len()).unwrap_or(u32::MAX).to_be_bytes());
+            packed.extend_from_slice(description);
+        }
+        packed.extend_from_slice(&self.rows);
+        packed
+    }
+
+    /// What was packed; `None`: it is none.
+    pub fn unpacked(packed: &[u8]) -> Option<(Self, Duration)> {
+        let (took, rest) = packed.split_first_chunk()?;
+        let took = Duration::from_micros(u64::from_be_bytes(*took));
+        let (description, rows) = match rest.split_first()? {
+            (0, rows) => (None, rows),
+            (1, rest) => {
+                let (length, rest) = rest.split_first_chunk()?;
+                let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+                let (description, rows) = rest.split_at_checked(length)?;
+                (Some(description.into()), rows)
+            }
+            _ => return None,
+        };
+        Some((Self { description, rows: rows.into() }, took))
+    }
+
+    /// What its messages take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.rows.len() + self.description.as_ref().map_or(0, |description| description.len())
+    }
+
     /// Whether two results have the same rows, in whatever order: that of rows that no ORDER BY tells apart is the
     /// server's to choose.
     pub fn has_rows_of(&self, other: &[u8]) -> bool {
@@ -168,6 +211,19 @@ mod tests {
         let other = record(&answer(&[b"2", b"1"], b"SELECT 2"), 1000).unwrap();
         let third = record(&answer(&[b"2", b"2"], b"SELECT 2"), 1000).unwrap();
         assert!(recorded.has_rows_of(&other.rows) && !recorded.has_rows_of(&third.rows));
+    }
+
+    #[test]
+    fn what_is_packed_comes_back() {
+        let took = Duration::from_micros(1234);
+        let described = record(&answer(&[b"1", b"2"], b"SELECT 2"), 1000).unwrap();
+        let bare = Recorded { description: None, ..described.clone() };
+        for recorded in [described, bare] {
+            let packed = recorded.packed(took);
+            assert_eq!(Recorded::unpacked(&packed), Some((recorded.clone(), took)));
+            let head = packed.len() - recorded.rows.len();
+            (0..head).for_each(|cut| assert_eq!(Recorded::unpacked(&packed[..cut]), None, "{cut}"));
+        }
     }
 
     #[test]

@@ -157,6 +157,17 @@ impl Key {
         size_of::<Self>() + self.bytes.len() + size_of::<Scope>() + self.scope.bytes.len()
     }
 
+    /// All of it, for a store that several Weirs share: the same there whoever asks.
+    pub fn packed(&self) -> Vec<u8> {
+        let length = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes();
+        let mut packed = Vec::with_capacity(20 + self.scope.bytes.len() + self.bytes.len());
+        packed.extend_from_slice(&length(self.scope.bytes.len()));
+        packed.extend_from_slice(&self.scope.bytes);
+        self.begins.iter().for_each(|begin| packed.extend_from_slice(&begin.to_be_bytes()));
+        packed.extend_from_slice(&self.bytes);
+        packed
+    }
+
     /// The statement's text.
     pub fn text(&self) -> &[u8] {
         &self.bytes[..self.begins[0] as usize]
@@ -190,6 +201,7 @@ mod tests {
             for (other_at, other) in views.iter().enumerate() {
                 assert_eq!(Key::from(view).is(other), at == other_at);
                 assert_eq!(view.hash() == other.hash(), at == other_at);
+                assert_eq!(Key::from(view).packed() == Key::from(other).packed(), at == other_at);
             }
         }
     }

@@ -255,19 +255,24 @@ pub struct Flight {
 impl Flight {
     /// Keeps the result, if nothing that it reads was written since the flight began, or is being written.
     pub fn land(self, recorded: Recorded, ttl: Duration, now: Instant) -> Outcome {
+        let took = self.took(now);
+        self.take_over(recorded, ttl, took, now)
+    }
+
+    /// Likewise of what another has fetched since the flight began, which took it so long.
+    pub fn take_over(self, recorded: Recorded, ttl: Duration, took: Duration, now: Instant) -> Outcome {
         let Validity { watch, stamp, .. } = &self.validity;
         if !watch.is_current(stamp) {
             return Outcome::Crossed;
         }
-        let frames = recorded.rows.len() + recorded.description.as_ref().map_or(0, |bytes| bytes.len());
         let epochs = watch.len() * (size_of::<usize>() + size_of::<u64>());
-        let cost_bytes = ENTRY_BYTES + self.key.cost_bytes() + frames + epochs;
+        let cost_bytes = ENTRY_BYTES + self.key.cost_bytes() + recorded.bytes() + epochs;
         let entry = Entry {
             key: self.key.clone(),
             recorded,
             validity: self.validity.clone(),
             expires: now + jittered(ttl, self.hash),
-            took: now.saturating_duration_since(self.began),
+            took,
             shape: Arc::clone(&self.shape),
             cost_bytes,
         };
@@ -275,9 +280,14 @@ impl Flight {
         self.store.insert(self.hash, Arc::new(entry))
     }
 
-    /// The statement's text.
-    pub fn text(&self) -> &[u8] {
-        self.key.text()
+    /// How long it has taken until now.
+    pub fn took(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.began)
+    }
+
+    /// What it is to be kept under.
+    pub fn key(&self) -> &Key {
+        &self.key
     }
 
     /// Whether nothing that it reads has been written since it began.

@@ -8,20 +8,21 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::Proxy;
 use super::conversation::Conversation;
 use super::fault::Fault;
 use super::registry::{Activity, Signal};
+use super::sharing::Sharing;
 use crate::cache::{
-    Boarded, Cache, Entry, Evidence, Flight, Found, KeyView, Landing, Outcome, Reason, Recorder, Request,
-    Scope, Terms, Verdict, Verdicts, terms,
+    Boarded, Cache, Entry, Evidence, Flight, Found, KeyView, Landing, Outcome, Reason, Recorded, Recorder,
+    Request, Scope, Terms, Verdict, Verdicts, terms,
 };
 use crate::catalog::Catalog;
 use crate::config::{CacheFreshness, SharedSettings};
-use crate::control::Database;
+use crate::control::{Database, Lookup, SharedResult};
 use crate::pg::SqlState;
 use crate::route::{Block, Plan};
 use crate::server::AcquireError;
@@ -42,6 +43,8 @@ pub(super) struct Caching {
     scope: Option<(Settings, Lexing, Arc<Scope>)>,
     /// A flight was waited for: this time the client asks by itself.
     has_waited: bool,
+    /// The unit that is looked for again: the store that Weirs share was asked for it.
+    asked: Option<Box<Filling>>,
     hits: u64,
 }
 
@@ -52,6 +55,8 @@ pub(super) enum Looked {
     Hit(Arc<Entry>),
     /// Another client is fetching it.
     Wait(Landing),
+    /// Another Weir may have it.
+    Share(Box<Filling>),
     /// A server has to be asked, and the result is to be kept, perhaps.
     Ask(Option<Box<Filling>>),
 }
@@ -66,9 +71,26 @@ pub(super) struct Filling {
     recorder: Recorder,
     /// Since Weir was started, when it began.
     began: Duration,
-    ttl: Duration,
+    terms: Terms,
     /// What memory has for the same: the two are compared.
     known: Option<Arc<Entry>>,
+    /// It was seen before; else it is only asked of other Weirs.
+    is_hot: bool,
+    /// What it takes to share it.
+    sharing: Option<Sharing>,
+    /// Another Weir had it, with news of writes that crossed the flight: once more, and it may be taken over.
+    once_more: Once,
+}
+
+/// What is done twice at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Once {
+    /// It was not called for.
+    Not,
+    /// It was.
+    More,
+    /// It has been done.
+    Done,
 }
 
 /// A unit that is looked for, with what is known of it.
@@ -81,11 +103,23 @@ pub(super) struct Sought<'a> {
     pub(super) block: Block,
 }
 
+/// One key that is looked for.
+struct Search<'a> {
+    key: &'a KeyView<'a>,
+    verdict: &'a Verdict,
+    plan: &'a Arc<Plan>,
+    describes: bool,
+    terms: &'a Terms,
+    database: &'a Arc<Database>,
+    /// It was asked of other Weirs before.
+    asked: Option<Box<Filling>>,
+}
+
 /// What the worker and the database know.
 pub(super) struct Around<'a> {
     pub(super) verdicts: &'a mut Verdicts,
     pub(super) catalog: Option<&'a Catalog>,
-    pub(super) database: &'a Database,
+    pub(super) database: &'a Arc<Database>,
 }
 
 impl Caching {
@@ -98,6 +132,7 @@ impl Caching {
             user: user.into(),
             scope: None,
             has_waited: false,
+            asked: None,
             hits: u64::from(rand::random::<u32>()),
         }))
     }
@@ -110,6 +145,8 @@ impl Caching {
         around: &mut Around<'_>,
         proxy: &Proxy,
     ) -> Result<Looked, Malformed> {
+        // Whatever becomes of the unit, it is asked for once.
+        let asked = self.asked.take();
         let Some(plain) = session.plain(sought.unit, &proxy.sessions)? else {
             self.not_plain();
             return Ok(Looked::Ask(None));
@@ -125,7 +162,7 @@ impl Caching {
             database: &database.name,
         };
         let verdict =
-            around.verdicts.of(sought.plan, &evidence, &database.epochs, &self.cache, &self.settings);
+            around.verdicts.of(sought.plan, &evidence, &database.memory.epochs, &self.cache, &self.settings);
         let found = self.may_serve(sought, &plain, database, proxy, &verdict).and_then(|terms| {
             let scope = self.scope(session, lexing, database);
             let statement = sought.classified.analysis.single().ok_or(Reason::SeveralStatements)?;
@@ -136,7 +173,16 @@ impl Caching {
                 formats: plain.formats,
             };
             let key = KeyView::new(&self.cache.hasher, &scope, request).ok_or(Reason::KeyTooLong)?;
-            self.find(&key, &verdict, sought.plan.effect.changes, plain.describes, &terms, proxy.started)
+            let search = Search {
+                key: &key,
+                verdict: &verdict,
+                plan: sought.plan,
+                describes: plain.describes,
+                terms: &terms,
+                database,
+                asked,
+            };
+            self.find(search, proxy.started)
         });
         Ok(found.unwrap_or_else(|reason| {
             self.cache.counts.count(reason);
@@ -146,18 +192,13 @@ impl Caching {
     }
 
     /// Looks for a key; an error says why nothing is there and nothing will be.
-    fn find(
-        &mut self,
-        key: &KeyView<'_>,
-        verdict: &Verdict,
-        changes: u64,
-        describes: bool,
-        terms: &Terms,
-        started: Instant,
-    ) -> Result<Looked, Reason> {
+    fn find(&mut self, search: Search<'_>, started: Instant) -> Result<Looked, Reason> {
+        let Search { key, verdict, plan, describes, terms, database, asked } = search;
+        let changes = plan.effect.changes;
         let has_waited = std::mem::take(&mut self.has_waited);
         let now = Instant::now();
         let since = now.saturating_duration_since(started);
+        let asked = asked.filter(|asked| asked.hash == key.hash());
         let mut is_hot = terms.at_once;
         let mut known = None;
         match self.cache.store.find(key, &verdict.watch, changes, describes, now) {
@@ -168,12 +209,30 @@ impl Caching {
             Found::Hit(entry) => known = Some(entry),
             Found::Nothing { stale } => is_hot |= stale,
         }
-        is_hot |= self.cache.doorkeeper.is_hot(key.hash(), since, self.settings.cache.admission_window);
-        if !is_hot && known.is_none() {
+        let window = self.settings.cache.admission_window;
+        is_hot |= match &asked {
+            Some(asked) => asked.is_hot,
+            None => self.cache.doorkeeper.is_hot(key.hash(), since, window),
+        };
+        // What was hot before Weir was started it does not know yet.
+        let once_more = asked.as_ref().map(|asked| asked.once_more);
+        let may_share =
+            matches!(once_more, None | Some(Once::More)) && known.is_none() && (is_hot || since < window);
+        let may_tell = may_share || known.is_some();
+        let mut sharing = if may_tell { Sharing::new(database, plan) } else { None };
+        if !is_hot && known.is_none() && sharing.is_none() {
             return Err(Reason::Cold);
         }
         if self.cache.not_kept.has_seen(key.hash(), since, NOT_KEPT_FOR) {
             return Err(Reason::NotKept);
+        }
+        let asks = may_share && sharing.is_some();
+        if let Some(mut asked) = asked.filter(|_| !asks) {
+            if asked.is_current() {
+                self.count_fill(Reason::Fill, verdict);
+                return Ok(Looked::Ask(Some(asked)));
+            }
+            sharing = asked.sharing.take();
         }
         match self.cache.store.board(key, &verdict.watch, changes, &verdict.shape, now) {
             Boarded::InDoubt => Err(Reason::InDoubt),
@@ -183,13 +242,39 @@ impl Caching {
                 Ok(Looked::Wait(landing))
             }
             Boarded::Pilot(flight) => {
-                let reason = if known.is_some() { Reason::Verified } else { Reason::Fill };
-                self.cache.counts.count(reason);
-                verdict.shape.count(reason, 0);
-                let filling = Filling::new(&self.cache, flight, since, terms, known);
-                Ok(Looked::Ask(Some(Box::new(filling))))
+                let (recorder, hash) = (Recorder::new(terms.max_entry), flight.hash());
+                let (cache, reason) =
+                    (Arc::clone(&self.cache), if known.is_some() { Reason::Verified } else { Reason::Fill });
+                let filling = Filling {
+                    cache,
+                    flight: Some(flight),
+                    hash,
+                    recorder,
+                    began: since,
+                    terms: *terms,
+                    known,
+                    is_hot,
+                    sharing,
+                    once_more: if once_more.is_some() { Once::Done } else { Once::Not },
+                };
+                let filling = Box::new(filling);
+                if asks {
+                    return Ok(Looked::Share(filling));
+                }
+                self.count_fill(reason, verdict);
+                Ok(Looked::Ask(Some(filling)))
             }
         }
+    }
+
+    /// The store that Weirs share was asked; the unit is to be looked for again.
+    pub(super) fn has_asked(&mut self, filling: Box<Filling>) {
+        self.asked = Some(filling);
+    }
+
+    fn count_fill(&self, reason: Reason, verdict: &Verdict) {
+        self.cache.counts.count(reason);
+        verdict.shape.count(reason, 0);
     }
 
     fn count_hit(&self, entry: &Entry) {
@@ -277,16 +362,39 @@ impl Caching {
 }
 
 impl Filling {
-    fn new(
-        cache: &Arc<Cache>,
-        flight: Flight,
-        began: Duration,
-        terms: &Terms,
-        known: Option<Arc<Entry>>,
-    ) -> Self {
-        let recorder = Recorder::new(terms.max_entry);
-        let (cache, hash) = (Arc::clone(cache), flight.hash());
-        Self { cache, flight: Some(flight), hash, recorder, began, ttl: terms.ttl, known }
+    /// Whether what is fetched now may be kept.
+    fn is_current(&self) -> bool {
+        self.flight.as_ref().is_some_and(Flight::is_current)
+    }
+
+    /// Asks other Weirs for it.
+    pub(super) async fn ask(&self) -> Lookup {
+        match (&self.sharing, &self.flight) {
+            (Some(sharing), Some(flight)) => sharing.ask(flight.key()).await,
+            _ => Lookup::Silent,
+        }
+    }
+
+    /// Takes over what another Weir has fetched.
+    pub(super) fn hear(&mut self, lookup: Lookup) {
+        let stamp = match lookup {
+            Lookup::Silent => None,
+            Lookup::Miss(stamp) => Some(stamp),
+            Lookup::Hit(SharedResult { bytes, left, stamp }) => {
+                let result = Recorded::unpacked(&bytes);
+                let result = result.filter(|(recorded, _)| recorded.bytes() <= self.terms.max_entry);
+                if let (Some((recorded, took)), Some(flight)) = (result, self.flight.take()) {
+                    let taken = flight.take_over(recorded, left.min(self.terms.ttl), took, Instant::now());
+                    if taken == Outcome::Crossed && self.once_more == Once::Not {
+                        self.once_more = Once::More;
+                    }
+                }
+                Some(stamp)
+            }
+        };
+        if let Some(sharing) = &mut self.sharing {
+            sharing.stamp = stamp;
+        }
     }
 
     /// A whole message that the client gets.
@@ -317,18 +425,25 @@ impl Filling {
 
     /// The server has answered.
     pub(super) fn land(self) {
-        let Self { cache, flight, recorder, ttl, known, .. } = self;
+        let Self { cache, flight, recorder, terms, known, sharing, .. } = self;
         let outcome = match (recorder.finish(), flight) {
             (Ok(recorded), Some(flight)) => {
                 let differs = |known: &Entry| !recorded.has_rows_of(&known.recorded.rows);
                 match known.filter(|_| flight.is_current()) {
                     Some(known) if differs(&known) => {
                         report_mismatch(&cache, &known, flight.hash());
+                        if let Some(sharing) = sharing {
+                            sharing.void();
+                        }
                         Outcome::Crossed
                     }
                     known => {
                         cache.counts.compared.fetch_add(u64::from(known.is_some()), Ordering::Relaxed);
-                        flight.land(recorded, ttl, Instant::now())
+                        let now = Instant::now();
+                        if let Some(sharing) = sharing.filter(|_| flight.is_current()) {
+                            sharing.put(flight.key(), &recorded, flight.took(now), terms.ttl);
+                        }
+                        flight.land(recorded, terms.ttl, now)
                     }
                 }
             }
@@ -393,16 +508,38 @@ impl Conversation {
     /// Waits for another client's flight, or until that takes too long; then the unit is looked for again.
     pub(super) async fn wait_for_flight(&mut self, landing: Landing) -> Result<(), Fault> {
         let wait = self.routing.as_ref().and_then(|routing| routing.caching()).map(Caching::flight_wait);
+        let mut timeout = Box::pin(tokio::time::sleep(wait.unwrap_or_default()));
+        self.wait(|context| match landing.poll(context) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => timeout.as_mut().poll(context),
+        })
+        .await
+    }
+
+    /// Asks other Weirs for a unit's result; then it is looked for again.
+    pub(super) async fn ask_others(&mut self, mut filling: Box<Filling>) -> Result<(), Fault> {
+        let found = {
+            let mut asking = Box::pin(filling.ask());
+            self.wait(|context| asking.as_mut().poll(context)).await?
+        };
+        filling.hear(found);
+        if let Some(caching) = self.routing.as_mut().and_then(|routing| routing.caching_mut()) {
+            caching.has_asked(filling);
+        }
+        Ok(())
+    }
+
+    /// Waits for something that will come soon, while the client may cancel or be told to end.
+    async fn wait<T>(&mut self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Result<T, Fault> {
         let handle = Arc::clone(&self.entry.handle);
         handle.clear_cancel();
         handle.set_activity(Activity::Waiting, Instant::now());
-        let mut timeout = Box::pin(tokio::time::sleep(wait.unwrap_or_default()));
         let waited = std::future::poll_fn(|context| {
             if let Poll::Ready(Err(_)) = self.connection.poll_flush(context) {
                 return Poll::Ready(Err(Fault::ClientGone));
             }
-            if landing.poll(context).is_ready() || timeout.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Ok(()));
+            if let Poll::Ready(come) = poll(context) {
+                return Poll::Ready(Ok(come));
             }
             loop {
                 match self.entry.handle.poll_signal(context) {

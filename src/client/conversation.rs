@@ -110,6 +110,10 @@ impl Conversation {
                         Err(fault @ Fault::Acquire(_)) => self.refuse(&fault)?,
                         waited => waited?,
                     },
+                    Routed::Shared(filling) => match Box::pin(self.ask_others(filling)).await {
+                        Err(fault @ Fault::Acquire(_)) => self.refuse(&fault)?,
+                        asked => asked?,
+                    },
                     Routed::To { target, opens_block, reads, filling, analysis, reason: _ } => match self
                         .prepare(target)
                         .await
@@ -376,6 +380,9 @@ impl Conversation {
             routing.committed(&wrote);
             routing.settled();
             routing.no_doubt();
+            if routing.is_telling() {
+                std::future::poll_fn(|context| routing.poll_told(context)).await;
+            }
         }
         record(lease.pool(), traffic, started);
         if let (Some(host), Err(Fault::ServerGone(_) | Fault::ServerEnded)) = (replica, &outcome)

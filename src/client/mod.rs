@@ -16,6 +16,7 @@ mod relay;
 mod replication;
 mod routing;
 mod secrets;
+mod sharing;
 mod waiting;
 
 pub use fault::{Fault, LoginError};

@@ -108,6 +108,9 @@ impl Relay<'_> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Relayed, Fault>> {
         let mut moved = 0;
         loop {
+            if self.waits_for_others(context) {
+                return Poll::Pending;
+            }
             self.take_from_client(context)?;
             self.flush(context)?;
             if self.is_released() {
@@ -178,6 +181,14 @@ impl Relay<'_> {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Whether what the client gets next tells it of a commit that other Weirs have not been told of yet.
+    #[inline]
+    fn waits_for_others(&mut self, context: &mut Context<'_>) -> bool {
+        self.routing
+            .as_mut()
+            .is_some_and(|routing| routing.is_telling() && routing.poll_told(context).is_pending())
     }
 
     /// The server has answered everything: what the client does now is its own time.
@@ -455,7 +466,12 @@ impl Relay<'_> {
         let sent = if at > run && !matches!(looked, Err(Fault::Replica)) {
             self.may_rerun = false;
             self.traffic.sent += (at - run) as u64;
-            self.client.send(context, &input[run..at]).map_err(|_| Fault::ClientGone)
+            if self.routing.as_ref().is_some_and(|routing| routing.is_telling()) {
+                self.client.output().extend_from_slice(&input[run..at]);
+                Ok(())
+            } else {
+                self.client.send(context, &input[run..at]).map_err(|_| Fault::ClientGone)
+            }
         } else {
             Ok(())
         };

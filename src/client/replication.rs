@@ -143,6 +143,12 @@ impl Replication {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         loop {
             let mut progress = false;
+            if let Some(routing) = &mut self.routing
+                && routing.is_telling()
+                && routing.poll_told(context).is_pending()
+            {
+                return Poll::Pending;
+            }
             if let Poll::Ready(Err(error)) = self.lease.connection.poll_flush(context) {
                 return Poll::Ready(Err(Fault::ServerGone(error)));
             }
@@ -200,7 +206,12 @@ impl Replication {
             // Such a connection runs SQL too, which nobody has looked at here.
             routing.ran_unseen();
         }
-        self.client.send(context, &input[..count]).map_err(|_| Fault::ClientGone)?;
+        if completed {
+            // Once other Weirs have been told of it.
+            self.client.output().extend_from_slice(&input[..count]);
+        } else {
+            self.client.send(context, &input[..count]).map_err(|_| Fault::ClientGone)?;
+        }
         self.lease.connection.consume(count);
         self.lease.pool().stats.sent.fetch_add(count as u64, Ordering::Relaxed);
         Ok(())

@@ -1,8 +1,11 @@
 //! Where a client's units go when reads are split off: between `decide` and `acquire` in the loop of seven verbs.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 
 use super::Proxy;
 use super::caching::{Around, Caching, Filling, Looked, Sought};
@@ -12,7 +15,7 @@ use crate::catalog::defaults::{Defaults, SessionDefaults};
 use crate::catalog::{Catalog, Change, OnPrimary, Reader, SearchPath, Touched, WriteSet};
 use crate::config::{Consistency, PoolMode, PrimaryReads, SplittingSettings};
 use crate::consistency::{Standing, Ticket, Watched};
-use crate::control::{Database, Splitting};
+use crate::control::{Database, Splitting, Telling};
 use crate::pg::{GucName, HostId, TransactionStatus};
 use crate::route::{self, Block, Candidate, Facts, Pinned, Plan, Reason, Target};
 use crate::server::{Host, Role, Tenant};
@@ -69,6 +72,8 @@ pub(super) struct Routing {
     changing: Option<Change>,
     /// What was sent may be committed, and is not answered yet.
     in_doubt: Option<Doubt>,
+    /// Other Weirs are being told of its commits, which are not answered before that has ended.
+    telling: Vec<Telling>,
     /// How its results are kept, if they are.
     caching: Option<Box<Caching>>,
     turn: u64,
@@ -101,6 +106,8 @@ pub(super) enum Routed {
     Cached(Arc<Entry>),
     /// Nowhere yet: another client is fetching the answer.
     Fetched(Landing),
+    /// Likewise: another Weir may have it.
+    Shared(Box<Filling>),
     /// To a server.
     To {
         /// Which.
@@ -140,7 +147,7 @@ impl Routed {
     /// Why it goes there; `None`: that is still to be decided.
     pub(super) fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Leaves | Self::Fetched(_) => None,
+            Self::Leaves | Self::Fetched(_) | Self::Shared(_) => None,
             Self::Here(_, reason) | Self::To { reason, .. } => Some(*reason),
             Self::Cached(_) => Some(Reason::Memory),
         }
@@ -172,6 +179,7 @@ impl Routing {
             own: Ticket::default(),
             changing: None,
             in_doubt: None,
+            telling: Vec::new(),
             caching: Caching::new(proxy, user),
             turn: u64::from(rand::random::<u32>()),
             wants_alone: None,
@@ -269,6 +277,7 @@ impl Routing {
         {
             Some(Looked::Hit(entry)) => return Ok(Routed::Cached(entry)),
             Some(Looked::Wait(landing)) => return Ok(Routed::Fetched(landing)),
+            Some(Looked::Share(filling)) => return Ok(Routed::Shared(filling)),
             Some(Looked::Ask(filling)) => filling,
             None => None,
         };
@@ -341,6 +350,11 @@ impl Routing {
     /// How its results are kept, if they are.
     pub(super) fn caching(&self) -> Option<&Caching> {
         self.caching.as_deref()
+    }
+
+    /// Likewise.
+    pub(super) fn caching_mut(&mut self) -> Option<&mut Caching> {
+        self.caching.as_deref_mut()
     }
 
     /// Closes our own connections to a database that the unit wants for itself.
@@ -497,7 +511,8 @@ impl Routing {
     /// The client learns of commits that were not its own: others, or somebody who does not pass here, may have written
     /// anything.
     pub(super) fn others_committed(&mut self) {
-        self.raise(&Touched { everything: true, catalogs: true, ..Touched::default() });
+        self.raise_floors(&Touched { everything: true, catalogs: true, ..Touched::default() });
+        self.database.memory.seen();
     }
 
     /// Something was run here that nobody has looked at.
@@ -508,14 +523,32 @@ impl Routing {
     }
 
     fn raise(&mut self, touched: &Touched) {
+        self.raise_floors(touched);
+        // Behind the floors: a result that is read from now on has what was committed.
+        if let Some(telling) = self.database.memory.written(touched) {
+            self.telling.push(telling);
+        }
+    }
+
+    fn raise_floors(&mut self, touched: &Touched) {
         // Whether this commit was flushed, a `SET synchronous_commit` somewhere may have decided.
         let commit = self.database.floors.commit(touched, false);
-        // Behind the floors: a result that is read from now on has what was committed.
-        self.database.epochs.invalidate(touched);
         self.own = commit.ticket;
         if commit.wake {
             self.splitting.committed();
         }
+    }
+
+    /// Whether the answer to a commit waits until other Weirs know of it.
+    #[inline]
+    pub(super) fn is_telling(&self) -> bool {
+        !self.telling.is_empty()
+    }
+
+    /// Until they do, or nothing is shared any more.
+    pub(super) fn poll_told(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.telling.retain_mut(|telling| Pin::new(telling).poll(context).is_pending());
+        if self.telling.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// What was sent may be committed, and is not answered yet; nothing else of this client's is.
@@ -523,7 +556,7 @@ impl Routing {
         if self.caching.is_none() || wrote.is_empty() {
             return;
         }
-        let doubt = self.database.epochs.doubt(&wrote.touched(&self.database.catalog));
+        let doubt = self.database.memory.epochs.doubt(&wrote.touched(&self.database.catalog));
         if let Some(before) = self.in_doubt.replace(doubt) {
             before.end();
         }

@@ -91,7 +91,7 @@ impl Loading {
                     freshness.loaded(Instant::now(), load.took);
                     if let Some(catalog) = database.catalog.latest() {
                         database.floors.forget(|relation| catalog.has(relation));
-                        database.epochs.forget(|relation| catalog.has(relation));
+                        database.memory.epochs.forget(|relation| catalog.has(relation));
                     }
                 }
                 Due::Look => {

@@ -11,39 +11,39 @@
 //! - a lookup that found nothing here, *before the route is chosen*: [`SharedCache::find`]. It tells of relations whose
 //!   token is another than was last seen, which is how a write through another Weir is learnt: floors and epochs must be
 //!   raised for them in the callback, so that what is read then has that write. [`Lookup::Miss`] has the tokens for
-//!   - [`SharedCache::put`], of what was read after them;
-//! - a write, between the floors and the answer: [`SharedCache::invalidate`]. What the change stream shows, too.
-//! - once a second: [`SharedCache::set_covered`], whether all that is written is known: change streams vouch, or the operator.
+//!   [`SharedCache::put`], of what was read after them;
+//! - a write, between the floors and the answer: [`SharedCache::invalidate`]. What the change stream shows, too. Until that
+//!   has ended, nothing that is found there may be taken for true: [`Memory`] sees to that.
 //!
-//! It is *trusted* while all our invalidations have reached it. One that did not in time, a broken connection, and nothing
-//! is looked up any more until all that is there has been made void, or, at the start, until another Weir has vouched for
-//! it all the while. So a dead, slow or emptied store costs misses, and that is all.
+//! It is *trusted* while all our invalidations have reached it: one that did not in time, and nothing is looked up any more
+//! until all that is there has been made void. And what it has of a *database* is trusted while we know of all that is
+//! written there (`shared_trust`). So a dead, slow or emptied store costs misses, and that is all.
+//!
+//! [`Memory`]: super::Memory
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ahash::HashMap;
 use bytes::Bytes;
-use redis::{AsyncConnectionConfig, Client, RedisError, Value};
+use redis::{Client, RedisError, Value};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::timeout;
 
-use super::retry::Retry;
 use super::shared_entry::{Link, Of, Token, all_known, closed, new_token, opened};
+use super::shared_trust::{Followed, Standing};
 use crate::catalog::Touched;
 use crate::config::SharedCacheSettings;
 
-/// Attempts to reach the store are at most so far apart.
-const RETRY_MAX: Duration = Duration::from_secs(2);
-
 /// How long a connection, and what is said on it in the background, may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Tokens of relations that nobody has asked for for so long are forgotten there.
-const TOKEN_SECONDS: u64 = 7 * 24 * 3600;
+pub(super) const TOKEN_SECONDS: u64 = 7 * 24 * 3600;
 
 /// After a lookup that took too long there is none for a while: a slow store must not slow down every miss.
 const REST: Duration = Duration::from_millis(250);
@@ -54,16 +54,6 @@ const PUTS_MAX: usize = 256;
 /// Tokens that are remembered at most; past it, all are learnt anew.
 const KNOWN_MAX: usize = 100_000;
 
-/// Who vouches says so every second, and it counts for so long.
-const TEND: Duration = Duration::from_secs(1);
-const LEASE: Duration = Duration::from_secs(3);
-
-/// Who joins others waits for so long, in which they must have vouched again for what was written before.
-const JOIN_AFTER: Duration = Duration::from_secs(8);
-
-/// And for his own streams no longer than this.
-const COVER_WITHIN: Duration = Duration::from_secs(30);
-
 /// The tokens that a read begins with.
 #[derive(Clone, Debug)]
 pub struct SharedStamp {
@@ -71,11 +61,22 @@ pub struct SharedStamp {
     tokens: Vec<(Of, Token)>,
 }
 
+/// A result from there.
+#[derive(Clone, Debug)]
+pub struct SharedResult {
+    /// As it was put.
+    pub bytes: Bytes,
+    /// For how long it may be kept.
+    pub left: Duration,
+    /// Should it not do: as for a miss.
+    pub stamp: SharedStamp,
+}
+
 /// What a lookup found.
 #[derive(Clone, Debug)]
 pub enum Lookup {
     /// A result that is good now.
-    Hit(Bytes),
+    Hit(SharedResult),
     /// None; what is read from now on may be put there.
     Miss(SharedStamp),
     /// Nothing is known: the store is not there, too slow or not trusted.
@@ -108,32 +109,55 @@ pub struct SharedCounts {
     pub invalidations: AtomicU64,
     /// Of these, those that did not reach the store.
     pub owed: AtomicU64,
-    /// How often the store was trusted anew with all of it made void.
+    /// How often all that is there, or all of a database, was made void, to be trusted from then on.
     pub voided: AtomicU64,
-    /// How often it was trusted with what was there.
+    /// How often a database was trusted with what was there.
     pub joined: AtomicU64,
 }
 
+impl SharedCounts {
+    /// All of them, with the words of metrics and console.
+    pub fn list(&self) -> [(&'static str, u64); 9] {
+        [
+            ("hit", &self.hits),
+            ("miss", &self.misses),
+            ("silent", &self.silent),
+            ("put", &self.puts),
+            ("put_refused", &self.puts_refused),
+            ("invalidation", &self.invalidations),
+            ("owed", &self.owed),
+            ("voided", &self.voided),
+            ("joined", &self.joined),
+        ]
+        .map(|(word, count)| (word, count.load(Ordering::Relaxed)))
+    }
+}
+
 #[derive(Debug, Default)]
-struct State {
-    link: Option<Arc<Link>>,
-    /// Invalidations that have not reached the store.
-    owed: u64,
+pub(super) struct State {
+    pub(super) link: Option<Arc<Link>>,
+    /// Invalidations that have not reached the store, and those of them that have been made good.
+    pub(super) owed: u64,
+    pub(super) paid: u64,
+    /// How often one was begun to be followed.
+    followed: u64,
+    /// The databases that we follow.
+    pub(super) databases: HashMap<Box<str>, Followed>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct SharedCache {
-    settings: SharedCacheSettings,
-    client: Client,
+    pub(super) settings: SharedCacheSettings,
+    pub(super) client: Client,
     /// Tells us from other Weirs.
-    instance: String,
-    state: Mutex<State>,
-    lost: Notify,
+    pub(super) instance: String,
+    /// Who follows a database learns of a write within this time.
+    pub(super) told_within: Duration,
+    pub(super) state: Mutex<State>,
+    pub(super) lost: Notify,
     /// The tokens last seen, by database.
     known: Mutex<HashMap<(Box<str>, Of), Token>>,
-    covered: AtomicBool,
-    cover_changed: Notify,
     origin: Instant,
     /// No lookups until then, in microseconds after `origin`.
     rests_until: AtomicU64,
@@ -145,19 +169,22 @@ pub struct SharedCache {
 }
 
 impl SharedCache {
-    /// Begins to connect, on this event loop; `None` if it is not wanted.
-    pub fn start(settings: &SharedCacheSettings) -> Result<Option<Arc<Self>>, SharedCacheError> {
+    /// Begins to connect, on this event loop; `None` if it is not wanted. Who follows a database must learn of writes
+    /// there within `told_within`.
+    pub fn start(
+        settings: &SharedCacheSettings,
+        told_within: Duration,
+    ) -> Result<Option<Arc<Self>>, SharedCacheError> {
         let Some(url) = &settings.url else { return Ok(None) };
         let client = Client::open(url.as_str()).map_err(|_| SharedCacheError::Url)?;
         let shared = Arc::new(Self {
             settings: settings.clone(),
             client,
             instance: format!("{:032x}", rand::random::<u128>()),
+            told_within,
             state: Mutex::default(),
             lost: Notify::new(),
             known: Mutex::default(),
-            covered: AtomicBool::new(false),
-            cover_changed: Notify::new(),
             origin: Instant::now(),
             rests_until: AtomicU64::new(0),
             puts: Arc::new(Semaphore::new(PUTS_MAX)),
@@ -178,16 +205,61 @@ impl SharedCache {
         }
     }
 
-    /// Whether results may come from there.
-    pub fn is_trusted(&self) -> bool {
-        locked(&self.state).link.as_ref().is_some_and(|link| link.trusted.load(Ordering::SeqCst))
+    /// Whether there is a store that all our invalidations have reached.
+    pub fn is_connected(&self) -> bool {
+        self.link().is_some()
     }
 
-    /// Whether we know of all that is written from now on: then others may rely on us when they join.
-    pub fn set_covered(&self, covered: bool) {
-        if self.covered.swap(covered, Ordering::SeqCst) != covered {
-            self.cover_changed.notify_one();
+    /// How many databases' results are trusted, of how many that are followed.
+    pub fn trusted(&self) -> (usize, usize) {
+        let state = locked(&self.state);
+        let trusted = state.databases.values().filter(|followed| followed.standing == Standing::Trusted);
+        (trusted.count(), state.databases.len())
+    }
+
+    /// Whether results of a database may come from there.
+    pub fn is_trusted(&self, database: &str) -> bool {
+        self.link_to(database).is_some()
+    }
+
+    /// From now on we follow a database, and know of all that is written there as long as `covers` says so. Gives a number
+    /// for [`SharedCache::leave`].
+    pub fn follow(&self, database: &str, covers: impl Fn(Instant) -> bool + Send + Sync + 'static) -> u64 {
+        let mut state = locked(&self.state);
+        state.followed += 1;
+        let number = state.followed;
+        state.databases.insert(database.into(), Followed::new(number, covers));
+        number
+    }
+
+    /// Until now something may have been written there that we do not know of; from now on nothing.
+    pub fn begun(&self, database: &str) {
+        if let Some(followed) = locked(&self.state).databases.get_mut(database) {
+            followed.begin_anew();
         }
+    }
+
+    /// Who followed it by this number does so no more.
+    pub fn leave(&self, database: &str, number: u64) {
+        locked(&self.state)
+            .databases
+            .retain(|name, followed| **name != *database || followed.number != number);
+    }
+
+    /// No lookups in a database until then.
+    pub fn hold(&self, database: &str, until: Instant) {
+        if let Some(followed) = locked(&self.state).databases.get_mut(database) {
+            followed.rests_until = Some(until);
+        }
+    }
+
+    /// The store, if what it has of the database may be looked at now.
+    fn link_to(&self, database: &str) -> Option<Arc<Link>> {
+        let state = locked(&self.state);
+        let followed = state.databases.get(database)?;
+        let is_silent = followed.standing != Standing::Trusted
+            || followed.rests_until.is_some_and(|until| Instant::now() < until);
+        state.link.clone().filter(|_| !is_silent)
     }
 
     /// Looks a result up, and tells `foreign` first of what somebody else has written since we looked last.
@@ -198,7 +270,7 @@ impl SharedCache {
         key: &[u8],
         foreign: impl Fn(&Touched) + Send,
     ) -> Lookup {
-        let link = self.link().filter(|link| link.trusted.load(Ordering::SeqCst) && !self.rests());
+        let link = self.link_to(database).filter(|_| !self.rests());
         let (Some(link), false) = (link, reads.everything) else {
             self.counts.silent.fetch_add(1, Ordering::Relaxed);
             return Lookup::Silent;
@@ -220,14 +292,19 @@ impl SharedCache {
             return Lookup::Silent;
         };
         self.learn(database, &tokens, foreign);
-        // A write of ours may have found the store not there meanwhile.
-        if !link.trusted.load(Ordering::SeqCst) {
+        // A write of ours may have found the store not there meanwhile, or the stream may have begun anew.
+        if !self.link_to(database).is_some_and(|now| Arc::ptr_eq(&now, &link)) {
+            self.counts.silent.fetch_add(1, Ordering::Relaxed);
             return Lookup::Silent;
         }
-        let good = entry.and_then(|entry| opened(&entry, &tokens));
+        let good = entry.and_then(|(entry, left)| Some((opened(&entry, &tokens)?, left)));
         let counter = if good.is_some() { &self.counts.hits } else { &self.counts.misses };
         counter.fetch_add(1, Ordering::Relaxed);
-        good.map_or_else(|| Lookup::Miss(SharedStamp { link, tokens }), Lookup::Hit)
+        let stamp = SharedStamp { link, tokens };
+        match good {
+            Some((bytes, left)) => Lookup::Hit(SharedResult { bytes, left, stamp }),
+            None => Lookup::Miss(stamp),
+        }
     }
 
     /// The entry, and then the tokens: what is equal now was good when it was read.
@@ -237,15 +314,18 @@ impl SharedCache {
         database: &str,
         reads: &Touched,
         key: &[u8],
-    ) -> Result<(Option<Bytes>, Vec<(Of, Token)>), RedisError> {
+    ) -> Result<(Option<(Bytes, Duration)>, Vec<(Of, Token)>), RedisError> {
         let relations = reads.relations.iter().map(|relation| Of::Relation(*relation));
         let of: Vec<Of> = [Of::All, Of::Database, Of::Catalogs].into_iter().chain(relations).collect();
         let keys: Vec<_> = of.iter().map(|of| link.token_key(database, *of)).collect();
         let mut pipeline = redis::pipe();
-        pipeline.cmd("GET").arg(link.entry_key(database, key)).cmd("MGET").arg(&keys);
-        let (entry, tokens): (Option<Bytes>, Vec<Option<Vec<u8>>>) = link.query(&pipeline).await?;
+        let entry_key = link.entry_key(database, key);
+        pipeline.cmd("GET").arg(&entry_key).cmd("PTTL").arg(&entry_key).cmd("MGET").arg(&keys);
+        let (entry, left, tokens): (Option<Bytes>, i64, Vec<Option<Vec<u8>>>) = link.query(&pipeline).await?;
         if let Some(tokens) = all_known(&of, &tokens) {
-            return Ok((entry, tokens));
+            // Negative: it went between the two.
+            let left = u64::try_from(left).ok().map(Duration::from_millis);
+            return Ok((entry.zip(left), tokens));
         }
         let mut pipeline = redis::pipe();
         for (key, _) in keys.iter().zip(&tokens).filter(|(_, token)| token.is_none()) {
@@ -345,6 +425,28 @@ impl SharedCache {
         }
     }
 
+    /// All that is there is void, of whatever database.
+    pub fn void_all(self: &Arc<Self>) -> JoinHandle<()> {
+        let shared = Arc::clone(self);
+        self.spawn(async move {
+            let _ = shared.invalidate_all().await;
+        })
+    }
+
+    async fn invalidate_all(&self) -> Invalidated {
+        let Some(link) = self.link_or_owe() else { return Invalidated::Owed };
+        match timeout(self.settings.invalidate_timeout, Box::pin(link.void(None))).await {
+            Ok(Ok(())) => Invalidated::Done,
+            Ok(Err(error)) => self.owe(&error.to_string()),
+            Err(_) => self.owe("an invalidation took too long"),
+        }
+    }
+
+    /// Runs `work` on the event loop of the store's connection, whatever becomes of who asked for it.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.runtime.spawn(work)
+    }
+
     fn link(&self) -> Option<Arc<Link>> {
         locked(&self.state).link.clone()
     }
@@ -367,10 +469,9 @@ impl SharedCache {
     }
 
     /// Looks nothing up any more, until it has been connected to and made void again.
-    fn distrust(&self, why: &str) {
+    pub(super) fn distrust(&self, why: &str) {
         let link = locked(&self.state).link.take();
-        if let Some(link) = link {
-            link.trusted.store(false, Ordering::SeqCst);
+        if link.is_some() {
             tracing::warn!(error = why, "the shared cache is not trusted any more");
             self.lost.notify_one();
         }
@@ -386,122 +487,6 @@ impl SharedCache {
 
     fn micros(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.origin).as_micros()).unwrap_or(u64::MAX)
-    }
-
-    /// Keeps a connection, for ever.
-    async fn keep(self: Arc<Self>) {
-        let mut retry = Retry::new(RETRY_MAX);
-        let mut is_first = true;
-        loop {
-            let error = match self.connect(is_first).await {
-                Ok(link) => {
-                    retry.worked();
-                    tracing::info!("the shared cache is trusted");
-                    is_first = false;
-                    self.tend(&link).await
-                }
-                Err(error) => error,
-            };
-            self.distrust(&error.to_string());
-            let (pause, is_news) = retry.failed(&error.to_string());
-            if is_news {
-                tracing::warn!(%error, "no shared cache");
-            }
-            sleep(pause).await;
-        }
-    }
-
-    /// Connects, and makes all void that is there, or joins others who have vouched for it.
-    async fn connect(&self, is_first: bool) -> Result<Arc<Link>, SharedCacheError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(CONNECT_TIMEOUT));
-        let opening = Box::pin(self.client.get_multiplexed_async_connection_with_config(&config));
-        let connection =
-            timeout(CONNECT_TIMEOUT * 2, opening).await.map_err(|_| SharedCacheError::Timeout)??;
-        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection.clone()).await?;
-        let run =
-            info.lines().find_map(|line| line.strip_prefix("run_id:")).ok_or(SharedCacheError::NoRunId)?;
-        let prefix = format!("{}:{}:", self.settings.namespace, run.trim());
-        let link = Arc::new(Link { connection, prefix, trusted: AtomicBool::new(false) });
-        if is_first && self.join(&link).await? {
-            self.counts.joined.fetch_add(1, Ordering::Relaxed);
-            return Ok(link);
-        }
-        loop {
-            let owed = locked(&self.state).owed;
-            let mut pipeline = redis::pipe();
-            let key = link.token_key("", Of::All);
-            pipeline.cmd("SET").arg(key).arg(&new_token()[..]).arg(("EX", TOKEN_SECONDS)).ignore();
-            link.query::<Value>(&pipeline).await?;
-            let mut state = locked(&self.state);
-            // Otherwise something was written meanwhile, perhaps after others had read it.
-            if state.owed == owed {
-                link.trusted.store(true, Ordering::SeqCst);
-                state.link = Some(Arc::clone(&link));
-                self.counts.voided.fetch_add(1, Ordering::Relaxed);
-                return Ok(link);
-            }
-        }
-    }
-
-    /// Whether others have vouched for all that is there, also for what was written before our own streams began.
-    async fn join(&self, link: &Arc<Link>) -> Result<bool, SharedCacheError> {
-        if !self.is_vouched_for(link).await? {
-            return Ok(false);
-        }
-        // Ours are said from now on, though we look nothing up yet.
-        locked(&self.state).link = Some(Arc::clone(link));
-        if timeout(COVER_WITHIN, self.until_covered()).await.is_err() {
-            locked(&self.state).link = None;
-            return Ok(false);
-        }
-        sleep(JOIN_AFTER).await;
-        let is_vouched_for = self.is_vouched_for(link).await? && self.covered.load(Ordering::SeqCst);
-        let mut state = locked(&self.state);
-        let is_joined = is_vouched_for && state.owed == 0 && state.link.is_some();
-        if is_joined {
-            link.trusted.store(true, Ordering::SeqCst);
-        } else {
-            state.link = None;
-        }
-        Ok(is_joined)
-    }
-
-    async fn until_covered(&self) {
-        while !self.covered.load(Ordering::SeqCst) {
-            self.cover_changed.notified().await;
-        }
-    }
-
-    async fn is_vouched_for(&self, link: &Link) -> Result<bool, SharedCacheError> {
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("GET").arg(link.lease_key());
-        let (holder,): (Option<String>,) = link.query(&pipeline).await?;
-        Ok(holder.is_some_and(|holder| holder != self.instance))
-    }
-
-    /// Vouches every second, and sees that the connection stands.
-    async fn tend(&self, link: &Link) -> SharedCacheError {
-        loop {
-            let mut pipeline = redis::pipe();
-            if self.covered.load(Ordering::SeqCst) {
-                let millis = u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX);
-                pipeline.cmd("SET").arg(link.lease_key()).arg(&self.instance).arg(("PX", millis)).ignore();
-            } else {
-                pipeline.cmd("PING").ignore();
-            }
-            if let Err(error) = link.query::<Value>(&pipeline).await {
-                return error.into();
-            }
-            tokio::select! {
-                () = sleep(TEND) => {}
-                () = self.lost.notified() => {}
-            }
-            if !link.trusted.load(Ordering::SeqCst) {
-                return SharedCacheError::Distrusted;
-            }
-        }
     }
 }
 
@@ -525,6 +510,6 @@ pub enum SharedCacheError {
     Redis(#[from] RedisError),
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,11 +1,10 @@
 //! What stands in the shared store: tokens, and results with the tokens that they were read with.
 
-use std::sync::atomic::AtomicBool;
-
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisError};
+use redis::{Pipeline, RedisError, Value};
 
+use super::shared_cache::TOKEN_SECONDS;
 use crate::catalog::RelationId;
 use crate::pg::Oid;
 
@@ -33,7 +32,6 @@ pub(super) enum Of {
 pub(super) struct Link {
     pub(super) connection: MultiplexedConnection,
     pub(super) prefix: String,
-    pub(super) trusted: AtomicBool,
 }
 
 impl Link {
@@ -51,9 +49,20 @@ impl Link {
         [self.prefix.as_bytes(), b"r:", database.as_bytes(), b"\0", key].concat()
     }
 
-    /// Whoever vouches for the store writes his name there.
-    pub(super) fn lease_key(&self) -> String {
-        format!("{}vouched", self.prefix)
+    /// Whoever vouches for a database's results writes his name there.
+    pub(super) fn lease_key(&self, database: &str) -> String {
+        format!("{}v:{database}", self.prefix)
+    }
+
+    /// Makes all void that is there, or all of a database.
+    pub(super) async fn void(&self, database: Option<&str>) -> Result<(), RedisError> {
+        let mut pipeline = redis::pipe();
+        let key = match database {
+            Some(database) => self.token_key(database, Of::Database),
+            None => self.token_key("", Of::All),
+        };
+        pipeline.cmd("SET").arg(key).arg(&new_token()[..]).arg(("EX", TOKEN_SECONDS)).ignore();
+        self.query::<Value>(&pipeline).await.map(drop)
     }
 
     pub(super) async fn query<T: redis::FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, RedisError> {

@@ -23,13 +23,14 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::follow::Follower;
 use super::load::Loading;
+use super::memory::Memory;
+use super::shared_cache::SharedCache;
 use super::stream::{self, Streaming};
 use super::stream_state::{StreamState, Subscriber};
 use super::visibility::Visibility;
-use crate::cache::Epochs;
 use crate::catalog::defaults::Defaults;
 use crate::catalog::{SharedCatalog, Touched};
-use crate::config::{ServerSettings, Settings, StreamSettings, Switch};
+use crate::config::{CacheFreshness, ServerSettings, Settings, StreamSettings, Switch};
 use crate::consistency::{Floors, Pace, Positions};
 use crate::server::Hosts;
 
@@ -54,8 +55,8 @@ pub struct Database {
     pub floors: Arc<Floors>,
     /// What its change stream vouches for, and who is told what it shows.
     pub stream: Arc<StreamState>,
-    /// Whether what was read of them is still so.
-    pub epochs: Arc<Epochs>,
+    /// Whether results that were read of them are still true.
+    pub memory: Arc<Memory>,
     defaults: Arc<RwLock<Arc<Defaults>>>,
     /// The settings of roles that server connections were opened with.
     opened_with: Arc<Mutex<Option<Box<str>>>>,
@@ -89,6 +90,14 @@ impl Database {
             None => {}
         }
         *opened_with = Some(role_settings.into());
+    }
+
+    /// Another Weir has written these: what is read from now on has that.
+    pub fn written_elsewhere(&self, touched: &Touched) {
+        if self.floors.commit(touched, false).wake {
+            self.committed.notify_one();
+        }
+        self.memory.epochs.invalidate(touched);
     }
 
     pub(super) fn set_defaults(&self, defaults: Defaults) {
@@ -141,6 +150,9 @@ pub struct Splitting {
     catalog_interval: Duration,
     stream: StreamSettings,
     visibility: Arc<Visibility>,
+    freshness: CacheFreshness,
+    /// Results that several Weirs share.
+    pub shared: Option<Arc<SharedCache>>,
     /// Where its tasks run, whoever asks for them.
     runtime: Handle,
     tasks: Mutex<JoinSet<()>>,
@@ -148,7 +160,11 @@ pub struct Splitting {
 
 impl Splitting {
     /// Begins to watch, on this event loop; `None` if there is nothing to split.
-    pub fn start(settings: &Settings, hosts: &Arc<Hosts>) -> Option<Arc<Self>> {
+    pub fn start(
+        settings: &Settings,
+        hosts: &Arc<Hosts>,
+        shared: Option<Arc<SharedCache>>,
+    ) -> Option<Arc<Self>> {
         let splits = settings.splitting.is_on(hosts.list().len());
         if !splits && !settings.cache.enabled {
             return None;
@@ -165,6 +181,8 @@ impl Splitting {
             catalog_interval: settings.splitting.catalog_interval,
             stream: settings.stream.clone(),
             visibility: Arc::new(Visibility::new(settings.servers.clone())),
+            freshness: settings.cache.freshness,
+            shared,
             runtime: Handle::current(),
             tasks: Mutex::default(),
         });
@@ -190,7 +208,7 @@ impl Splitting {
             let begun_anew = || {
                 for kept in locked(&databases).values() {
                     kept.database.catalog.changed();
-                    kept.database.tell_everything();
+                    kept.database.stream.tell_begun();
                     kept.database.wake.notify_one();
                 }
             };
@@ -209,15 +227,22 @@ impl Splitting {
             kept.unused_since = None;
             return Arc::clone(&kept.database);
         }
-        let (stream, epochs): (Arc<StreamState>, Arc<Epochs>) = Default::default();
+        let (name, stream): (Arc<str>, Arc<StreamState>) = (name.into(), Arc::default());
+        // It has the memory for its subscriber.
+        let (weak, freshness) = (Arc::downgrade(&stream), self.freshness);
+        let covers = move |now| match freshness {
+            CacheFreshness::Stream => weak.upgrade().is_some_and(|stream| stream.vouches(now)),
+            CacheFreshness::Proxy | CacheFreshness::Ttl => true,
+        };
+        let memory = Arc::new(Memory::new(Arc::clone(&name), self.shared.clone(), covers));
         // What others have written is void, too.
-        stream.subscribe(Arc::clone(&epochs) as Arc<dyn Subscriber>);
+        stream.subscribe(Arc::clone(&memory) as Arc<dyn Subscriber>);
         let database = Arc::new(Database {
-            name: name.into(),
+            name: Arc::clone(&name),
             catalog: Arc::default(),
             floors: Arc::new(Floors::new(Arc::clone(&self.positions))),
             stream,
-            epochs,
+            memory,
             defaults: Arc::default(),
             opened_with: Arc::default(),
             committed: Arc::clone(&self.committed),
@@ -225,7 +250,7 @@ impl Splitting {
             release: Arc::default(),
         });
         let kept = Kept { database: Arc::clone(&database), loader: None, stream: None, unused_since: None };
-        databases.insert(name.into(), kept);
+        databases.insert((*name).into(), kept);
         self.start_loaders(&mut databases);
         database
     }
@@ -328,6 +353,9 @@ impl Splitting {
 
     /// Ends all its tasks.
     pub fn stop(&self) {
+        if let Some(shared) = &self.shared {
+            shared.stop();
+        }
         locked(&self.tasks).abort_all();
     }
 }

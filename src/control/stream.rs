@@ -247,7 +247,7 @@ impl Streaming {
             database.committed.notify_one();
         }
         self.suspect();
-        state.tell(&everything);
+        state.tell_begun();
         state.enter(StreamPhase::Up, setup.weakness(plugin).map(str::to_owned));
         state.note(|view| {
             view.counts.begun += 1;

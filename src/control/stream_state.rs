@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::cache::Epochs;
 use crate::catalog::Touched;
 use crate::pg::Lsn;
 
@@ -17,12 +16,9 @@ use crate::pg::Lsn;
 pub trait Subscriber: fmt::Debug + Send + Sync {
     /// These were written.
     fn written(&self, touched: &Touched);
-}
 
-impl Subscriber for Epochs {
-    fn written(&self, touched: &Touched) {
-        self.invalidate(touched);
-    }
+    /// From now on all that is written is told; what was written before, nobody may have told.
+    fn begun(&self);
 }
 
 /// Where a stream stands.
@@ -155,6 +151,13 @@ impl StreamState {
     pub(super) fn tell(&self, touched: &Touched) {
         for subscriber in self.subscribers.read().unwrap_or_else(PoisonError::into_inner).iter() {
             subscriber.written(touched);
+        }
+    }
+
+    /// Tells them that whatever was written before is not known.
+    pub(super) fn tell_begun(&self) {
+        for subscriber in self.subscribers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            subscriber.begun();
         }
     }
 

@@ -91,10 +91,20 @@ impl Redis {
         }
     }
 
-    /// A Weir's end of it, once that is trusted.
+    /// A Weir's end of it, once what it has of the database is trusted.
     async fn weir(&self) -> Arc<SharedCache> {
-        let weir = SharedCache::start(&self.settings()).unwrap().unwrap();
+        let weir = self.weir_that_covers(&Arc::new(AtomicBool::new(true)));
         trusted(&weir).await;
+        weir
+    }
+
+    /// One that knows of all that is written while `covers` says so.
+    fn weir_that_covers(&self, covers: &Arc<AtomicBool>) -> Arc<SharedCache> {
+        let weir = SharedCache::start(&self.settings(), SECOND / 2).unwrap().unwrap();
+        for database in ["app", "other"] {
+            let covers = Arc::clone(covers);
+            weir.follow(database, move |_| covers.load(Ordering::SeqCst));
+        }
         weir
     }
 }
@@ -116,7 +126,7 @@ async fn eventually(what: &str, within: Duration, mut is_so: impl FnMut() -> boo
 }
 
 async fn trusted(weir: &SharedCache) {
-    eventually("it is trusted", 20 * SECOND, || weir.is_trusted()).await;
+    eventually("it is trusted", 20 * SECOND, || weir.is_trusted("app") && weir.is_trusted("other")).await;
 }
 
 fn tables(oids: &[u32]) -> Touched {
@@ -136,7 +146,7 @@ async fn stamp(weir: &SharedCache, table: u32, key: &str) -> SharedStamp {
 
 async fn hit(weir: &SharedCache, table: u32, key: &str) -> Option<String> {
     match find(weir, table, key).await {
-        Lookup::Hit(bytes) => Some(String::from_utf8(bytes.to_vec()).unwrap()),
+        Lookup::Hit(found) => Some(String::from_utf8(found.bytes.to_vec()).unwrap()),
         Lookup::Miss(_) | Lookup::Silent => None,
     }
 }
@@ -239,7 +249,7 @@ async fn what_the_store_forgets_is_missed_and_nothing_comes_back() {
     redis.say("FLUSHALL");
     assert_eq!(hit(&weir, 1, "a").await, None);
     fill(&weir, 1, "a", "newer").await;
-    assert_eq!(weir.counts.voided.load(Ordering::Relaxed), 1, "the connection stood all the while");
+    assert_eq!(weir.counts.voided.load(Ordering::Relaxed), 2, "the connection stood all the while");
 }
 
 #[tokio::test]
@@ -253,7 +263,7 @@ async fn a_dead_store_costs_misses_and_its_old_dump_is_not_believed() {
     assert!(matches!(find(&weir, 1, "a").await, Lookup::Silent));
     assert_eq!(weir.invalidate("app", &tables(&[1])).await, Invalidated::Owed);
     assert!(begin.elapsed() < SECOND / 2, "{:?}", begin.elapsed());
-    assert!(!weir.is_trusted());
+    assert!(!weir.is_trusted("app"));
     let begin = Instant::now();
     for _ in 0..1000 {
         assert!(matches!(find(&weir, 1, "a").await, Lookup::Silent));
@@ -266,7 +276,7 @@ async fn a_dead_store_costs_misses_and_its_old_dump_is_not_believed() {
     );
 
     redis.start_again();
-    assert!(redis.say("DBSIZE").starts_with(":5"), "the old dump is there");
+    assert!(redis.say("KEYS *:r:*").starts_with("*1"), "the old dump is there");
     trusted(&weir).await;
     assert_eq!(hit(&weir, 1, "a").await, None);
     fill(&weir, 1, "a", "new").await;
@@ -285,10 +295,10 @@ async fn a_slow_store_costs_misses_within_a_bound() {
     assert!(begin.elapsed() < one + one / 2, "the second is not even tried");
     let invalidated = within(SECOND, weir.invalidate("app", &tables(&[1]))).await;
     assert_eq!(invalidated, Invalidated::Owed);
-    assert!(!weir.is_trusted());
+    assert!(!weir.is_trusted("app"));
     trusted(&weir).await;
     assert_eq!(hit(&weir, 1, "a").await, None);
-    eventually("the other is served again", 10 * SECOND, || other.is_trusted()).await;
+    eventually("the other is served again", 10 * SECOND, || other.is_trusted("app")).await;
     assert_eq!(hit(&other, 1, "a").await, None);
 }
 
@@ -296,29 +306,60 @@ async fn a_slow_store_costs_misses_within_a_bound() {
 async fn who_starts_joins_those_who_have_vouched_all_the_while() {
     let redis = Redis::start();
     let one = redis.weir().await;
-    one.set_covered(true);
     fill(&one, 1, "a", "shared").await;
-    eventually("it vouches", 10 * SECOND, || redis.say("KEYS *vouched").starts_with("*1")).await;
-    let two = redis.weir_that_covers().await;
-    assert_eq!(two.counts.joined.load(Ordering::Relaxed), 1);
+    eventually("it vouches", 10 * SECOND, || redis.say("KEYS *:v:app").starts_with("*1")).await;
+    let two = redis.weir().await;
+    assert_eq!(two.counts.joined.load(Ordering::Relaxed), 2);
     assert_eq!(hit(&two, 1, "a").await.as_deref(), Some("shared"));
+    // What its stream missed, that of the other has not.
+    one.begun("app");
+    assert_eq!(hit(&one, 1, "a").await, None);
+    trusted(&one).await;
+    assert_eq!(hit(&one, 1, "a").await.as_deref(), Some("shared"));
 
     // Nobody has vouched for the time between.
     one.stop();
     two.stop();
-    eventually("nobody vouches", 10 * SECOND, || redis.say("KEYS *vouched").starts_with("*0")).await;
-    let three = redis.weir_that_covers().await;
-    assert_eq!(three.counts.voided.load(Ordering::Relaxed), 1);
+    eventually("nobody vouches", 10 * SECOND, || redis.say("KEYS *:v:*").starts_with("*0")).await;
+    let three = redis.weir().await;
+    assert_eq!(three.counts.voided.load(Ordering::Relaxed), 2);
     assert_eq!(hit(&three, 1, "a").await, None);
 }
 
-impl Redis {
-    async fn weir_that_covers(&self) -> Arc<SharedCache> {
-        let weir = SharedCache::start(&self.settings()).unwrap().unwrap();
-        weir.set_covered(true);
-        trusted(&weir).await;
-        weir
-    }
+#[tokio::test]
+async fn who_does_not_know_what_is_written_looks_nothing_up_and_does_not_vouch() {
+    let redis = Redis::start();
+    let covers = Arc::new(AtomicBool::new(false));
+    let blind = redis.weir_that_covers(&covers);
+    eventually("it is connected", 10 * SECOND, || blind.is_connected()).await;
+    tokio::time::sleep(SECOND).await;
+    assert!(matches!(find(&blind, 1, "a").await, Lookup::Silent));
+    assert!(redis.say("KEYS *:v:*").starts_with("*0"));
+    covers.store(true, Ordering::SeqCst);
+    trusted(&blind).await;
+    fill(&blind, 1, "a", "read").await;
+    // Its change stream begins anew: what was written between is not known, and nobody else knows.
+    covers.store(false, Ordering::SeqCst);
+    blind.begun("app");
+    assert!(matches!(find(&blind, 1, "a").await, Lookup::Silent));
+    eventually("its lease ends", 10 * SECOND, || redis.say("KEYS *:v:*").starts_with("*0")).await;
+    covers.store(true, Ordering::SeqCst);
+    trusted(&blind).await;
+    assert_eq!(hit(&blind, 1, "a").await, None);
+    fill(&blind, 1, "a", "read again").await;
+    blind.hold("app", Instant::now() + SECOND / 2);
+    assert!(matches!(find(&blind, 1, "a").await, Lookup::Silent));
+    eventually("it is asked again", 10 * SECOND, || blind.is_trusted("app")).await;
+    assert_eq!(hit(&blind, 1, "a").await.as_deref(), Some("read again"));
+}
+
+#[tokio::test]
+async fn a_result_is_kept_no_longer_than_it_has_left() {
+    let redis = Redis::start();
+    let (one, two) = (redis.weir().await, redis.weir().await);
+    fill(&one, 1, "a", "old").await;
+    let Lookup::Hit(found) = find(&two, 1, "a").await else { panic!("it is there") };
+    assert!(found.left <= TTL && found.left + 30 * SECOND > TTL, "{:?}", found.left);
 }
 
 /// A table: each write is a version, visible before it is acknowledged, as in a database.
@@ -343,7 +384,8 @@ async fn nobody_sees_an_old_result_whatever_befalls_the_store() {
     let (stop, hits) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let (mut tasks, mut weirs) = (Vec::new(), Vec::new());
     for number in 0..3_usize {
-        let weir = SharedCache::start(&settings).unwrap().unwrap();
+        let weir = SharedCache::start(&settings, SECOND / 2).unwrap().unwrap();
+        weir.follow("app", |_| true);
         weirs.push(Arc::clone(&weir));
         for client in 0..4_u32 {
             let (weir, all) = (Arc::clone(&weir), Arc::clone(&tables_of_all));
@@ -366,8 +408,8 @@ async fn nobody_sees_an_old_result_whatever_befalls_the_store() {
                     let least = table.acknowledged.load(Ordering::SeqCst);
                     let least = least.max(table.by_weir[number].load(Ordering::SeqCst));
                     match find(&weir, place, "a").await {
-                        Lookup::Hit(bytes) => {
-                            let seen = u64::from_be_bytes(bytes[..].try_into().unwrap());
+                        Lookup::Hit(found) => {
+                            let seen = u64::from_be_bytes(found.bytes[..].try_into().unwrap());
                             assert!(
                                 seen >= least,
                                 "Weir {number} gave version {seen} of table {place}, not {least}"

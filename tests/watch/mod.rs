@@ -60,7 +60,7 @@ impl Watch {
         let hosts = Arc::new(Hosts::new(&settings).unwrap());
         let (event_loop, alive) = event_loop();
         let _entered = event_loop.enter();
-        let splitting = Splitting::start(&settings, &hosts).unwrap();
+        let splitting = Splitting::start(&settings, &hosts, None).unwrap();
         for host in hosts.list() {
             let watching =
                 weir::control::watch(Arc::clone(&hosts), Arc::clone(host), settings.servers.clone());

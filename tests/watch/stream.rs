@@ -13,6 +13,10 @@ impl Subscriber for Told {
     fn written(&self, touched: &Touched) {
         self.0.lock().unwrap().push(touched.clone());
     }
+
+    fn begun(&self) {
+        self.written(&Touched { everything: true, catalogs: true, ..Touched::default() });
+    }
 }
 
 impl Told {
