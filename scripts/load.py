@@ -1,8 +1,8 @@
 """Load for the Flask example, in rounds that take turns, and a table of the results. Standard library only.
 
-    load.py [options] NAME=URL NAME=URL
+    load.py [options] NAME=URL ...
 
-Each client keeps one HTTP connection open and sends its next request when it has the answer. Both sides get the same
+Each client keeps one HTTP connection open and sends its next request when it has the answer. All sides get the same
 requests. Meanwhile the server connections that belong to each side are counted on the primary: application_name NAME.
 """
 

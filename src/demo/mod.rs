@@ -92,6 +92,7 @@ fn settings(cluster: &Cluster, listen: String, http: String) -> io::Result<Setti
         replicas: replicas.collect(),
         listen: vec![listen],
         http: Some(http),
+        cache: Some("on".to_owned()),
         ..Flags::default()
     };
     // The environment speaks of other servers.
