@@ -502,6 +502,10 @@ impl Routing {
             if self.database.catalog.changed() {
                 self.splitting.catalog_changed(&self.database);
             }
+            // Roles are those of all databases: what one was allowed to read it may be no more.
+            let everything = Touched { everything: true, ..Touched::default() };
+            let others = self.splitting.list().into_iter().filter(|one| !Arc::ptr_eq(one, &self.database));
+            self.telling.extend(others.filter_map(|other| other.memory.written(&everything)));
         } else if wrote.ran_code() && self.database.catalog.doubt() {
             self.splitting.catalog_changed(&self.database);
         }
