@@ -111,15 +111,17 @@ impl Recorder {
 }
 
 impl Recorded {
-    /// For a store that several Weirs share, with what reading it took.
+    /// For a store that several Weirs share, with what reading it took, and for how long it is put there.
     ///
     /// ```text
-    ///   took: u64, microseconds | description: 1 + u32, or 0 | ... | DataRow ... CommandComplete
+    ///   took, ttl: u64, microseconds | description: 1 + u32, or 0 | ... | DataRow ... CommandComplete
     /// ```
-    pub fn packed(&self, took: Duration) -> Vec<u8> {
+    pub fn packed(&self, took: Duration, ttl: Duration) -> Vec<u8> {
         let described = self.description.as_deref();
-        let mut packed = Vec::with_capacity(13 + described.map_or(0, <[u8]>::len) + self.rows.len());
-        packed.extend_from_slice(&u64::try_from(took.as_micros()).unwrap_or(u64::MAX).to_be_bytes());
+        let mut packed = Vec::with_capacity(21 + described.map_or(0, <[u8]>::len) + self.rows.len());
+        for time in [took, ttl] {
+            packed.extend_from_slice(&u64::try_from(time.as_micros()).unwrap_or(u64::MAX).to_be_bytes());
+        }
         packed.push(u8::from(described.is_some()));
         if let Some(description) = described {
             // As long as a message at most.
@@ -131,9 +133,10 @@ impl Recorded {
     }
 
     /// What was packed; `None`: it is none.
-    pub fn unpacked(packed: &[u8]) -> Option<(Self, Duration)> {
+    pub fn unpacked(packed: &[u8]) -> Option<(Self, Duration, Duration)> {
         let (took, rest) = packed.split_first_chunk()?;
-        let took = Duration::from_micros(u64::from_be_bytes(*took));
+        let (ttl, rest) = rest.split_first_chunk()?;
+        let [took, ttl] = [took, ttl].map(|time| Duration::from_micros(u64::from_be_bytes(*time)));
         let (description, rows) = match rest.split_first()? {
             (0, rows) => (None, rows),
             (1, rest) => {
@@ -144,7 +147,7 @@ impl Recorded {
             }
             _ => return None,
         };
-        Some((Self { description, rows: rows.into() }, took))
+        Some((Self { description, rows: rows.into() }, took, ttl))
     }
 
     /// What its messages take, in bytes.
@@ -215,12 +218,12 @@ mod tests {
 
     #[test]
     fn what_is_packed_comes_back() {
-        let took = Duration::from_micros(1234);
+        let (took, ttl) = (Duration::from_micros(1234), Duration::from_secs(60));
         let described = record(&answer(&[b"1", b"2"], b"SELECT 2"), 1000).unwrap();
         let bare = Recorded { description: None, ..described.clone() };
         for recorded in [described, bare] {
-            let packed = recorded.packed(took);
-            assert_eq!(Recorded::unpacked(&packed), Some((recorded.clone(), took)));
+            let packed = recorded.packed(took, ttl);
+            assert_eq!(Recorded::unpacked(&packed), Some((recorded.clone(), took, ttl)));
             let head = packed.len() - recorded.rows.len();
             (0..head).for_each(|cut| assert_eq!(Recorded::unpacked(&packed[..cut]), None, "{cut}"));
         }

@@ -30,7 +30,7 @@ pub use key::{KEY_BYTES_MAX, Key, KeyView, Request, Scope};
 pub use reason::{Counts, Outcome, Reason};
 pub use rule::{Terms, may_keep, rules_for, terms};
 pub use shapes::{Shape, ShapeSnapshot, Shapes};
-pub use store::{Boarded, Entry, Flight, Found, Store, Validity};
+pub use store::{Boarded, Entry, Fetched, Flight, Found, Store, Validity};
 pub use verdict::{Evidence, Verdict, Verdicts};
 
 use std::sync::Arc;

@@ -45,6 +45,8 @@ pub struct Entry {
     /// See there.
     pub recorded: Recorded,
     validity: Validity,
+    /// When it was read from a server, by whichever Weir.
+    born: Instant,
     expires: Instant,
     /// What reading it from a server took.
     pub took: Duration,
@@ -54,6 +56,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// How old it is: who asks may want a younger one than who had it kept.
+    #[inline]
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.born)
+    }
+
     fn is_valid(&self, watch: &Watch, changes: u64, now: Instant) -> bool {
         now < self.expires
             && self.validity.changes == changes
@@ -72,6 +80,17 @@ pub enum Found {
         /// So it is hot.
         stale: bool,
     },
+}
+
+/// A result that another Weir has fetched.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// See there.
+    pub recorded: Recorded,
+    /// What reading it from a server took.
+    pub took: Duration,
+    /// How long ago that was.
+    pub age: Duration,
 }
 
 /// Who fetches what is not there.
@@ -255,12 +274,13 @@ pub struct Flight {
 impl Flight {
     /// Keeps the result, if nothing that it reads was written since the flight began, or is being written.
     pub fn land(self, recorded: Recorded, ttl: Duration, now: Instant) -> Outcome {
-        let took = self.took(now);
-        self.take_over(recorded, ttl, took, now)
+        let (took, age) = (self.took(now), Duration::ZERO);
+        self.take_over(Fetched { recorded, took, age }, ttl, now)
     }
 
-    /// Likewise of what another has fetched since the flight began, which took it so long.
-    pub fn take_over(self, recorded: Recorded, ttl: Duration, took: Duration, now: Instant) -> Outcome {
+    /// Likewise of what another has fetched. No entry gets older than `ttl`.
+    pub fn take_over(self, fetched: Fetched, ttl: Duration, now: Instant) -> Outcome {
+        let Fetched { recorded, took, age } = fetched;
         let Validity { watch, stamp, .. } = &self.validity;
         if !watch.is_current(stamp) {
             return Outcome::Crossed;
@@ -271,7 +291,8 @@ impl Flight {
             key: self.key.clone(),
             recorded,
             validity: self.validity.clone(),
-            expires: now + jittered(ttl, self.hash),
+            born: now.checked_sub(age).unwrap_or(now),
+            expires: now + jittered(ttl, self.hash).saturating_sub(age),
             took,
             shape: Arc::clone(&self.shape),
             cost_bytes,
@@ -312,9 +333,9 @@ impl Drop for Flight {
     }
 }
 
-/// A tenth more or less, by the key: what was filled together does not end together.
+/// Up to a fifth less, by the key: what was filled together does not end together.
 fn jittered(ttl: Duration, hash: u64) -> Duration {
-    let thousandths = 900 + u32::try_from(hash % 201).unwrap_or(0);
+    let thousandths = 800 + u32::try_from(hash % 201).unwrap_or(0);
     ttl / 1000 * thousandths
 }
 
@@ -384,7 +405,7 @@ mod tests {
     fn an_entry_ends_by_time_by_a_write_and_by_another_catalog() {
         let bed = Bed::new(1 << 20, 1 << 10);
         assert_eq!(bed.fill("a", 10), Outcome::Kept);
-        assert!(bed.has("a", 80) && !bed.has("b", 0) && !bed.has("a", 120));
+        assert!(bed.has("a", 79) && !bed.has("b", 0) && !bed.has("a", 100));
         let (key, watch) = (bed.key("a"), bed.watch());
         let found = |changes, described| bed.store.find(&key, &watch, changes, described, bed.begin);
         assert!(matches!(found(0, false), Found::Hit(_)));
@@ -394,6 +415,23 @@ mod tests {
         assert!(!bed.has("a", 0));
         assert_eq!(bed.fill("a", 10), Outcome::Kept);
         assert!(bed.has("a", 0));
+    }
+
+    #[test]
+    fn what_another_has_fetched_is_as_old_as_it_is() {
+        let bed = Bed::new(1 << 20, 1 << 10);
+        let Boarded::Pilot(flight) = bed.store.board(&bed.key("a"), &bed.watch(), 0, &bed.shape, bed.begin)
+        else {
+            panic!("nobody else is there")
+        };
+        let recorded = Recorded { description: None, rows: Box::default() };
+        let fetched = Fetched { recorded, took: Duration::ZERO, age: Duration::from_secs(60) };
+        assert_eq!(flight.take_over(fetched, Duration::from_secs(100), bed.begin), Outcome::Kept);
+        assert!(bed.has("a", 19) && !bed.has("a", 40));
+        let Found::Hit(entry) = bed.store.find(&bed.key("a"), &bed.watch(), 0, false, bed.begin) else {
+            panic!("it is there")
+        };
+        assert_eq!(entry.age(bed.begin).as_secs(), 60);
     }
 
     #[test]
@@ -450,6 +488,6 @@ mod tests {
     fn ends_are_spread() {
         let ttl = Duration::from_secs(1000);
         let ends: Vec<Duration> = (0..201).map(|hash| jittered(ttl, hash)).collect();
-        assert_eq!((ends[0], ends[200]), (Duration::from_secs(900), Duration::from_secs(1100)));
+        assert_eq!((ends[0], ends[200]), (Duration::from_secs(800), Duration::from_secs(1000)));
     }
 }

@@ -17,8 +17,8 @@ use super::fault::Fault;
 use super::registry::{Activity, Signal};
 use super::sharing::Sharing;
 use crate::cache::{
-    Boarded, Cache, Entry, Evidence, Flight, Found, KeyView, Landing, Outcome, Reason, Recorded, Recorder,
-    Request, Scope, Terms, Verdict, Verdicts, terms,
+    Boarded, Cache, Entry, Evidence, Fetched, Flight, Found, KeyView, Landing, Outcome, Reason, Recorded,
+    Recorder, Request, Scope, Terms, Verdict, Verdicts, terms,
 };
 use crate::catalog::Catalog;
 use crate::config::{CacheFreshness, SharedSettings};
@@ -202,6 +202,8 @@ impl Caching {
         let mut is_hot = terms.at_once;
         let mut known = None;
         match self.cache.store.find(key, &verdict.watch, changes, describes, now) {
+            // Somebody else was content with older ones.
+            Found::Hit(entry) if entry.age(now) >= terms.ttl => is_hot = true,
             Found::Hit(entry) if !self.is_to_be_compared() => {
                 self.count_hit(&entry);
                 return Ok(Looked::Hit(entry));
@@ -381,10 +383,15 @@ impl Filling {
             Lookup::Silent => None,
             Lookup::Miss(stamp) => Some(stamp),
             Lookup::Hit(SharedResult { bytes, left, stamp }) => {
-                let result = Recorded::unpacked(&bytes);
-                let result = result.filter(|(recorded, _)| recorded.bytes() <= self.terms.max_entry);
-                if let (Some((recorded, took)), Some(flight)) = (result, self.flight.take()) {
-                    let taken = flight.take_over(recorded, left.min(self.terms.ttl), took, Instant::now());
+                let Terms { ttl, max_entry, .. } = self.terms;
+                let fetched = Recorded::unpacked(&bytes).map(|(recorded, took, put_for)| Fetched {
+                    recorded,
+                    took,
+                    age: put_for.saturating_sub(left),
+                });
+                let fetched = fetched.filter(|it| it.recorded.bytes() <= max_entry && it.age < ttl);
+                if let (Some(fetched), Some(flight)) = (fetched, self.flight.take()) {
+                    let taken = flight.take_over(fetched, ttl, Instant::now());
                     if taken == Outcome::Crossed && self.once_more == Once::Not {
                         self.once_more = Once::More;
                     }

@@ -40,7 +40,7 @@ impl Sharing {
     /// Puts a result there that was read since it was looked up.
     pub(super) fn put(&self, key: &Key, recorded: &Recorded, took: Duration, ttl: Duration) {
         if let (Some(shared), Some(stamp)) = (&self.database.memory.shared, &self.stamp) {
-            shared.put(stamp, &self.database.name, &key.packed(), &recorded.packed(took), ttl);
+            shared.put(stamp, &self.database.name, &key.packed(), &recorded.packed(took, ttl), ttl);
         }
     }
 }

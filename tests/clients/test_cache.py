@@ -187,6 +187,14 @@ def test_hint_keeps_at_once_and_says_how_long(weir, client, direct, table):
     wait_until(lambda: client.value(read) == "3", "its time is up", within=5)
 
 
+def test_hint_asks_for_younger_ones_than_others_keep(weir, client, direct, table):
+    """Who says how old a result may be gets none that is older, whoever had it kept."""
+    sql = f"select v from {table} where id = 1"
+    warm(weir, lambda: client.value(sql))
+    direct.query(f"update {table} set v = 3")
+    wait_until(lambda: client.value(f"/* weir: cache ttl=300ms */ {sql}") == "3", "it is not older", within=5)
+
+
 FORMS = {
     "simple": lambda sql: [query(sql)],
     "extended": lambda sql: [extended(sql), SYNC],
