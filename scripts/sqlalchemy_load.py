@@ -1,8 +1,8 @@
 """What a SQLAlchemy application does all day, straight to the primary and through Weir, in rounds that take turns; then a table.
 
-    sqlalchemy_load.py --server URL [--server URL ...] NAME=URL NAME=URL
+    sqlalchemy_load.py --server URL [--server URL ...] DATABASE=URL DATABASE=URL
 
-A request is a session: BEGIN, three SELECTs, ROLLBACK; one in twenty also inserts and commits. Each NAME has a database of its
+A request is a session: BEGIN, three SELECTs, ROLLBACK; one in twenty also inserts and commits. Each side has a database of its
 own on the servers (the primary first), so that their statistics tell whose reads went where. The tables are the Flask example's.
 """
 
@@ -47,7 +47,7 @@ class Article(Base):
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("sides", nargs="+", metavar="NAME=URL")
+    parser.add_argument("sides", nargs="+", metavar="DATABASE=URL")
     parser.add_argument("--server", action="append", required=True, dest="servers")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=2)
@@ -56,6 +56,8 @@ def main() -> int:
     servers = [Server(url) for url in options.servers]
 
     results = {key: Result() for key in itertools.product(DRIVERS, sides)}
+    # Of what was done before.
+    settle(servers, sides)
     for driver in DRIVERS:
         before = {name: counters(servers, name) for name in sides}
         for number in range(options.rounds):
@@ -187,7 +189,7 @@ def request(engine, choose: random.Random, writes: bool) -> None:
 def print_table(results: dict[tuple[str, str], Result]) -> None:
     columns = defaultdict(list)
     for (driver, name), result in results.items():
-        columns[""].append(f"{driver} {name}")
+        columns[""].append(f"{driver}, {'direct' if name == 'direct' else 'Weir'}")
         columns["requests/s"].append(f"{len(result.latencies) / result.seconds:.0f}")
         columns["p50 (ms)"].append(f"{1000 * result.percentile(0.5):.1f}")
         columns["p99 (ms)"].append(f"{1000 * result.percentile(0.99):.1f}")
