@@ -302,11 +302,11 @@ fn catalogs_are_fresh_and_in_nobodys_way() {
     let current = Reader::new(Arc::clone(&database.catalog)).current().err();
     assert_eq!(current, Some(OnPrimary::CatalogChanging));
     told.splitting.catalog_changed(&database);
-    eventually("the load", SECOND, || knows(&database, third));
+    eventually("the load", 20 * SECOND, || knows(&database, third));
     let fourth = create("d");
     assert!(database.catalog.suspect());
     told.splitting.catalog_changed(&database);
-    eventually("the look and the load", SECOND, || knows(&database, fourth));
+    eventually("the look and the load", 20 * SECOND, || knows(&database, fourth));
 
     // A database that is used can be dropped; one that is not is forgotten, but not before.
     superuser(&cluster, Member::Primary, "CREATE DATABASE gone");
