@@ -3,7 +3,8 @@
 //! A world of one row, whose value is the number of commits, a primary, a replica, writers and readers. Each actor is a
 //! list of steps; every interleaving of them is run. What is read from memory must be what the primary would give at that
 //! very moment; what is read anywhere must have every commit that was acknowledged before the reader asked. Then the
-//! order of the steps is spoilt, one by one, and each time some interleaving must show it.
+//! order of the steps is spoilt, one by one, and each time some interleaving must show it. The same with a store behind memory
+//! that other Weirs share: one result, and the token that it was read with.
 
 #![expect(
     clippy::disallowed_methods,
@@ -17,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use weir::cache::{
-    Boarded, Doubt, Epochs, Flight, Found, KeyView, Landing, Outcome, Recorded, Request, Scope, Shape,
-    Shapes, Store, Watch,
+    Boarded, Doubt, Epochs, Fetched, Flight, Found, KeyView, Landing, Outcome, Recorded, Request, Scope,
+    Shape, Shapes, Store, Watch,
 };
 use weir::catalog::{RelationId, Touched};
 use weir::pg::Oid;
@@ -38,6 +39,10 @@ enum Spoilt {
     LateFloor,
     /// A fill takes its epochs when it has read.
     LateStamp,
+    /// No doubt while the shared store is told.
+    NoDoubtOfTelling,
+    /// What is found in the shared store is kept, whatever was written meanwhile.
+    CrossedTakeOver,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,11 @@ enum Step {
     Ask,
     /// Both in one.
     AskAndRoute,
+    // Where results are shared: a writer tells the store, a reader asks it and hears its answer.
+    Tell,
+    Told,
+    LookUp,
+    Hear,
     Route,
     Read,
     Land,
@@ -70,6 +80,9 @@ struct Actor {
     steps: Vec<Step>,
     next: usize,
     doubt: Option<Doubt>,
+    telling: Option<Doubt>,
+    /// What the shared store had: a result, if it was good, and the token.
+    found: Option<(Option<u64>, u64)>,
     flight: Option<Flight>,
     /// Another's flight is waited for.
     landing: Option<Landing>,
@@ -91,6 +104,10 @@ struct World {
     replica: u64,
     floor: u64,
     acknowledged: u64,
+    /// The shared store: the present token; a result with its own.
+    token: u64,
+    shared: Option<(u64, u64)>,
+    taken_over: u64,
     hits: u64,
     kept: u64,
     joined: u64,
@@ -112,6 +129,10 @@ impl World {
             replica: 0,
             floor: 0,
             acknowledged: 0,
+            token: 0,
+            // Another Weir has put it there.
+            shared: Some((0, 0)),
+            taken_over: 0,
             hits: 0,
             kept: 0,
             joined: 0,
@@ -167,6 +188,23 @@ impl World {
                     actor.from_replica = self.replica >= self.floor;
                 }
             }
+            Step::Tell => {
+                if self.spoilt != Spoilt::NoDoubtOfTelling {
+                    actor.telling = Some(self.epochs.doubt(&Self::touched()));
+                }
+                self.epochs.invalidate(&Self::touched());
+            }
+            Step::Told => {
+                self.token += 1;
+                if let Some(telling) = actor.telling.take() {
+                    telling.end();
+                }
+            }
+            Step::LookUp => {
+                let good = self.shared.filter(|(token, _)| *token == self.token);
+                actor.found = Some((good.map(|(_, value)| value), self.token));
+            }
+            Step::Hear => self.hear(actor),
             Replay => self.replica = self.primary,
             Ask => self.ask(actor),
             Route => actor.from_replica = self.replica >= self.floor,
@@ -185,6 +223,9 @@ impl World {
                     let recorded = Recorded { description: None, rows: actor.value.to_be_bytes().into() };
                     let outcome = flight.land(recorded, Duration::from_secs(60), self.now);
                     self.kept += u64::from(outcome == Outcome::Kept);
+                    if let (Outcome::Kept, Some((_, token))) = (outcome, actor.found.take()) {
+                        self.shared = Some((token, actor.value));
+                    }
                 }
             }
         }
@@ -194,6 +235,28 @@ impl World {
     fn end(actor: &mut Actor) {
         if let Some(doubt) = actor.doubt.take() {
             doubt.end();
+        }
+    }
+
+    /// The shared store has answered: what it had is taken over, and memory is asked again.
+    fn hear(&mut self, actor: &mut Actor) {
+        if let Some((Some(value), _)) = actor.found {
+            let flight = match (self.spoilt, self.board()) {
+                (Spoilt::CrossedTakeOver, Boarded::Pilot(flight)) => Some(flight),
+                _ => actor.flight.take(),
+            };
+            if let Some(flight) = flight {
+                let recorded = Recorded { description: None, rows: value.to_be_bytes().into() };
+                let fetched = Fetched { recorded, took: Duration::ZERO, age: Duration::ZERO };
+                let outcome = flight.take_over(fetched, Duration::from_secs(60), self.now);
+                self.taken_over += u64::from(outcome == Outcome::Kept);
+            }
+        }
+        if !actor.flight.as_ref().is_some_and(Flight::is_current) {
+            actor.flight = None;
+            // One who waits for others is tried elsewhere.
+            actor.has_waited = true;
+            self.ask(actor);
         }
     }
 
@@ -233,7 +296,9 @@ impl World {
 /// The steps of a writer whose commit comes off, or not.
 fn writer(spoilt: Spoilt, commits: bool) -> Vec<Step> {
     let steps = match spoilt {
-        Spoilt::Nothing | Spoilt::LateStamp => vec![Step::Doubt, Commit, Floor, Invalidate, Acknowledge, End],
+        Spoilt::Nothing | Spoilt::LateStamp | Spoilt::NoDoubtOfTelling | Spoilt::CrossedTakeOver => {
+            vec![Step::Doubt, Commit, Floor, Invalidate, Acknowledge, End]
+        }
         Spoilt::NoDoubt => vec![Commit, Floor, Invalidate, Acknowledge],
         Spoilt::NoInvalidation => vec![Step::Doubt, Commit, Floor, Acknowledge, End],
         Spoilt::LateInvalidation => vec![Step::Doubt, Commit, Floor, End, Acknowledge, Invalidate],
@@ -255,6 +320,15 @@ fn short_writer() -> Vec<Step> {
     vec![Step::Doubt, Commit, Floor, Invalidate, Step::AcknowledgeAndEnd]
 }
 
+/// Through the shared store. One who has a flight aboard keeps it.
+fn sharing_reader(times: usize) -> Vec<Step> {
+    [Ask, Step::LookUp, Step::Hear, Route, Read, Land].repeat(times)
+}
+
+fn sharing_writer() -> Vec<Step> {
+    vec![Step::Doubt, Commit, Floor, Step::Tell, End, Step::Told, Acknowledge]
+}
+
 /// What came of all interleavings.
 #[derive(Default)]
 struct Tally {
@@ -262,6 +336,7 @@ struct Tally {
     hits: u64,
     kept: u64,
     joined: u64,
+    taken_over: u64,
     wrong: Option<(Vec<usize>, String)>,
 }
 
@@ -297,6 +372,7 @@ fn explore(spoilt: Spoilt, lists: &[Vec<Step>]) -> Tally {
             tally.hits += world.hits;
             tally.kept += world.kept;
             tally.joined += world.joined;
+            tally.taken_over += world.taken_over;
             if let Some(wrong) = world.wrong.take() {
                 tally.wrong.get_or_insert((chosen.clone(), wrong));
                 if spoilt != Spoilt::Nothing {
@@ -359,6 +435,20 @@ fn whatever_is_done_wrong_is_found() {
     ] {
         let lists = [writer(spoilt, true), reader(2), vec![Replay]];
         let tally = explore(spoilt, &lists);
+        assert!(tally.wrong.is_some(), "{spoilt:?}: {} interleavings show nothing", tally.runs);
+    }
+}
+
+/// What is taken over from the shared store is asked for again, and must not be old then.
+#[test]
+fn no_interleaving_shows_an_old_row_of_the_shared_store() {
+    let reader = || sharing_reader(2);
+    let tally = explore(Spoilt::Nothing, &[sharing_writer(), reader()]);
+    println!("{} interleavings, {} taken over, {} hits", tally.runs, tally.taken_over, tally.hits);
+    assert_eq!(tally.wrong, None);
+    assert!(tally.runs > 10_000 && tally.taken_over > 100);
+    for spoilt in [Spoilt::NoDoubtOfTelling, Spoilt::CrossedTakeOver] {
+        let tally = explore(spoilt, &[sharing_writer(), reader()]);
         assert!(tally.wrong.is_some(), "{spoilt:?}: {} interleavings show nothing", tally.runs);
     }
 }
