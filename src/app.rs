@@ -4,7 +4,10 @@
 pub mod advise;
 pub mod check;
 pub mod logging;
+pub mod slow;
+pub mod slow_log;
 pub mod sources;
+pub mod watch;
 pub mod why;
 
 use std::sync::Arc;
@@ -13,13 +16,17 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle as RuntimeHandle};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::client::{self, Console, Proxy, Signal};
-use crate::config::{ListenAddress, Mistakes, Settings, SharedSettings, reload};
-use crate::control::{self, SharedCache, SharedCacheError, Splitting, UserQuery};
+use crate::config::{HostAddress, HostSettings, ListenAddress, Mistakes, Settings, SharedSettings, reload};
+use crate::control::{self, Advisor, SharedCache, SharedCacheError, Splitting, UserQuery};
+use crate::insight::Insight;
+use crate::insight::entry::HostName;
 use crate::net::{self, Listener, tls};
 use crate::server::{Hosts, Pool};
+use slow_log::Drainer;
 
 /// Why Weir cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -85,8 +92,26 @@ pub fn serve(settings: Settings, reload: Reload) -> Result<(), StartError> {
 }
 
 async fn run(settings: SharedSettings, reload: Reload, logging: logging::Logging) -> Result<(), StartError> {
+    let running = Box::pin(start(&settings)).await?;
+    wait(&running, &reload, &logging).await?;
+    running.stop(settings.drain_timeout).await;
+    Ok(())
+}
+
+/// A proxy that serves.
+struct Running {
+    proxy: Arc<Proxy>,
+    commands: admin::Commands,
+    insight: Option<Arc<Insight>>,
+    advisor: Option<Advisor>,
+    drainer: Option<Drainer>,
+    accepting: Vec<JoinHandle<()>>,
+}
+
+/// Starts all that serves clients, on this thread's event loop and as many others as are wanted.
+async fn start(settings: &SharedSettings) -> Result<Running, StartError> {
     let acceptor = settings.clients.tls.as_ref().map(tls::Acceptor::new).transpose()?;
-    let hosts = Arc::new(Hosts::new(&settings)?);
+    let hosts = Arc::new(Hosts::new(settings)?);
     let users = settings
         .auth_query
         .clone()
@@ -96,14 +121,23 @@ async fn run(settings: SharedSettings, reload: Reload, logging: logging::Logging
     } else {
         None
     };
-    let splitting = Splitting::start(&settings, &hosts, shared);
-    let proxy = Proxy::new(Arc::clone(&settings), Arc::clone(&hosts), acceptor, users, splitting)?;
+    let splitting = Splitting::start(settings, &hosts, shared);
+    let insight = insight(settings).map(Arc::new);
+    let proxy =
+        Proxy::new(Arc::clone(settings), Arc::clone(&hosts), acceptor, users, splitting, insight.clone())?;
     let proxy = Arc::new(proxy);
+    let (drainer, advisor) = match &insight {
+        Some(insight) => {
+            let advisor = Advisor::start(Arc::clone(insight), Arc::clone(&hosts), settings.servers.clone())?;
+            (Some(Drainer::start(Arc::clone(insight), &settings.slow_log)?), Some(advisor))
+        }
+        None => (None, None),
+    };
     let workers = Arc::new(Workers::start(settings.workers)?);
     let listeners =
         net::bind_all(&settings.listen).map_err(|(address, error)| StartError::Listen(address, error))?;
     let commands = admin::Commands::default();
-    let console = admin::AdminConsole::new(Arc::clone(&proxy), commands.clone());
+    let console = admin::AdminConsole::new(Arc::clone(&proxy), commands.clone(), advisor.clone());
     tokio::spawn(console.keep_averages());
     let console: Arc<dyn Console> = Arc::new(console);
     if let Some(address) = settings.http {
@@ -126,12 +160,37 @@ async fn run(settings: SharedSettings, reload: Reload, logging: logging::Logging
         )));
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = settings.workers, "weir is up");
-    wait(&proxy, &commands, &reload, &logging).await?;
-    for task in &accepting {
-        task.abort();
+    Ok(Running { proxy, commands, insight, advisor, drainer, accepting })
+}
+
+impl Running {
+    /// Takes no more clients, lets transactions finish, and writes what is left of the slow-query log.
+    async fn stop(self, drain_timeout: Duration) {
+        for task in &self.accepting {
+            task.abort();
+        }
+        drain(&self.proxy, drain_timeout).await;
+        if let Some(drainer) = self.drainer {
+            drainer.stop();
+        }
     }
-    drain(&proxy, settings.drain_timeout).await;
-    Ok(())
+}
+
+/// What is to be seen of statements, if anything is.
+fn insight(settings: &Settings) -> Option<Insight> {
+    let name = |host: &HostSettings| match &host.address {
+        HostAddress::Tcp { host: address, port } => {
+            HostName { name: host.name.clone(), address: address.clone(), port: Some(*port) }
+        }
+        HostAddress::Unix(path) => {
+            HostName { name: host.name.clone(), address: path.display().to_string(), port: None }
+        }
+    };
+    let hosts = settings.hosts.iter().map(name).collect();
+    settings
+        .insight
+        .enabled
+        .then(|| Insight::new(&settings.insight, &settings.slow_log, hosts, settings.workers, Instant::now()))
 }
 
 /// Takes clients in and spreads them over the event loops.
@@ -184,12 +243,8 @@ async fn tend(proxy: Arc<Proxy>) {
 }
 
 /// Waits for the word to stop, and reloads meanwhile when told so.
-async fn wait(
-    proxy: &Proxy,
-    commands: &admin::Commands,
-    reload: &Reload,
-    logging: &logging::Logging,
-) -> Result<(), StartError> {
+async fn wait(running: &Running, reload: &Reload, logging: &logging::Logging) -> Result<(), StartError> {
+    let Running { proxy, commands, drainer, .. } = running;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -203,7 +258,7 @@ async fn wait(
         }
         let outcome = reload()
             .map_err(|mistakes| mistakes.to_string())
-            .and_then(|settings| put_in_force(proxy, &settings, logging));
+            .and_then(|settings| put_in_force(proxy, &settings, logging, drainer.as_ref()));
         if let Err(error) = &outcome {
             tracing::error!(%error, "reload refused: the settings in force stay");
         }
@@ -212,12 +267,20 @@ async fn wait(
 }
 
 /// Takes over of new settings what may change live, and says what waits for the next start.
-fn put_in_force(proxy: &Proxy, settings: &Settings, logging: &logging::Logging) -> Result<(), String> {
+fn put_in_force(
+    proxy: &Proxy,
+    settings: &Settings,
+    logging: &logging::Logging,
+    drainer: Option<&Drainer>,
+) -> Result<(), String> {
     let change = reload::compare(&proxy.settings(), settings);
     let acceptor = change.settings.clients.tls.as_ref().map(tls::Acceptor::new).transpose();
     let acceptor = acceptor.map_err(|error| error.to_string())?;
     if let Err(error) = logging.set_level(&change.settings.log) {
         tracing::error!(%error, "cannot change the log level");
+    }
+    if let Some(drainer) = drainer {
+        drainer.reload(&change.settings.slow_log);
     }
     proxy.reload(Arc::new(change.settings), acceptor);
     let renewed = proxy.tenants.renew(&proxy.settings());

@@ -15,6 +15,7 @@ pub mod consistency;
 pub mod route;
 pub mod cache;
 pub mod session;
+pub mod insight;
 
 // Shell: sockets, clocks, tasks.
 pub mod net;

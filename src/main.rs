@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use weir::app::watch::{Kind, URL_VARIABLES};
 use weir::config::{Flags, Settings};
+use weir::insight::report::Top;
 use weir::{app, demo};
 
 /// The configuration is wrong; clap ends with the same code when the command line is.
@@ -29,6 +31,10 @@ enum Command {
     Why(Why),
     /// Explain statements and say which indexes they lack, or why none would help.
     Advise(Advise),
+    /// Read the slow-query log: the shapes that cost most, N+1, and which index they lack.
+    Slow(Slow),
+    /// Run a command, such as a test suite, with a Weir in front of its database; say what it saw, and fail on it.
+    Watch(Watch),
     /// Bring up a throw-away primary with replicas and sample data, and the proxy in front of them.
     Demo(Demo),
 }
@@ -59,6 +65,9 @@ struct Sources {
     /// Answer hot SELECTs from memory: on or off [default: off] [env: WEIR_CACHE]
     #[arg(long, value_name = "on|off")]
     cache: Option<String>,
+    /// Where slow statements are logged, a file or stderr [default: off] [env: WEIR_SLOW_LOG]
+    #[arg(long, value_name = "FILE")]
+    slow_log: Option<String>,
     /// What to log: off, error, warn, info, debug or trace; MODULE=LEVEL after a comma for single modules
     /// [default: info]
     #[arg(long, value_name = "FILTER")]
@@ -105,6 +114,50 @@ struct Advise {
 }
 
 #[derive(Args)]
+struct Watch {
+    /// What to fail on, with commas: n+1, seq-scan (no index serves a condition), slow (slow_log.threshold), error
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = kind)]
+    fail_on: Vec<Kind>,
+    #[command(flatten)]
+    sources: Sources,
+    /// The command. It finds Weir where DATABASE_URL, SQLALCHEMY_DATABASE_URI, SQLALCHEMY_DATABASE_URL, TEST_DATABASE_URL or
+    /// PGHOST and PGPORT lead it; without --primary, the first of these URLs is the database
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    let found = Kind::ALL.into_iter().find(|(word, _)| *word == text).map(|(_, kind)| kind);
+    found.ok_or_else(|| format!("one of {}", Kind::ALL.map(|(word, _)| word).join(", ")))
+}
+
+#[derive(Args)]
+struct Slow {
+    /// Files of the slow-query log, also those put aside; standard input if there is none
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// What to order by: time in all, the time that one in a hundred exceeds, the mean, how often, or rows read per row
+    /// returned
+    #[arg(long, value_name = "WHAT", default_value = "total", value_parser = ["total", "p99", "mean", "calls", "rows"])]
+    top: String,
+    /// How many shapes
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+    /// From then on: a date or a time in UTC, such as 2026-11-30T19:50
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Until then
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Write one page of HTML, with charts, that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Show lines as they are written
+    #[arg(long, conflicts_with = "html")]
+    follow: bool,
+}
+
+#[derive(Args)]
 struct Demo {
     /// Where the servers keep their data, absent or empty, removed at the end [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
@@ -119,12 +172,13 @@ struct Demo {
 
 impl From<Sources> for Flags {
     fn from(sources: Sources) -> Self {
-        let Sources { primary, replicas, listen, http, config, workers, cache, log } = sources;
-        Self { config, primary, replicas, listen, http, workers, cache, log }
+        let Sources { primary, replicas, listen, http, config, workers, cache, slow_log, log } = sources;
+        Self { config, primary, replicas, listen, http, workers, cache, slow_log, log }
     }
 }
 
 fn main() -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
     let outcome = match CommandLine::parse().command {
         Command::Serve(sources) => with_settings(sources.into(), |settings, flags| {
             app::serve(settings, Box::new(move || app::sources::load(&flags)))
@@ -153,6 +207,32 @@ fn main() -> ExitCode {
             };
             with_settings(sources.into(), |settings, _| app::advise::run(&settings, &options))
         }
+        Command::Slow(Slow { files, top, limit, since, until, html, follow }) => {
+            let top = match top.as_str() {
+                "p99" => Top::P99,
+                "mean" => Top::Mean,
+                "calls" => Top::Calls,
+                "rows" => Top::Rows,
+                _ => Top::Total,
+            };
+            let options = app::slow::Options { files, top, limit, since, until, html, follow };
+            if app::slow::has_no_input(&options) {
+                eprintln!("reading the log from standard input");
+            }
+            app::slow::run(&options).map_err(Into::into)
+        }
+        Command::Watch(Watch { fail_on, sources, command }) => {
+            let environment = app::sources::environment();
+            let mut flags: Flags = sources.into();
+            if flags.primary.is_none() && flags.config.is_none() && !environment.contains_key("WEIR_PRIMARY")
+            {
+                flags.primary = URL_VARIABLES.iter().find_map(|name| environment.get(*name)).cloned();
+            }
+            let options = app::watch::Options { command, fail_on };
+            with_settings(flags, |settings, _| {
+                app::watch::run(settings, &options, &environment).map(|ended| code = ended)
+            })
+        }
         Command::Demo(Demo { directory, only_cluster, replicas }) => {
             let options = demo::Options { directory, only_cluster, replicas: replicas.into() };
             demo::run(&options, |settings| {
@@ -162,7 +242,7 @@ fn main() -> ExitCode {
         }
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => code,
         Err(error) if error.is::<weir::config::Mistakes>() => {
             eprintln!("{error}");
             ExitCode::from(EXIT_MISTAKES)

@@ -8,6 +8,7 @@ mod catalog;
 mod command_line;
 mod demo;
 mod floors;
+mod insight;
 mod layers;
 mod properties;
 mod shared_cache;

@@ -15,6 +15,14 @@ pub(super) enum Command {
     Show(Show),
     /// What a statement does and where it would go: the text, and the database if one is named.
     Why(String, Option<String>),
+    /// Who is in a transaction, pinned, or waits for a lock.
+    Transactions,
+    /// The plan of a shape, and what its analysis comes to.
+    Explain(String),
+    /// Advice that nobody wants to see any more.
+    Dismiss(String),
+    /// Begins the statistics of statements anew.
+    ResetStatistics,
     /// A setting that drivers ask for: its name and value.
     Variable(&'static str, String),
     /// Reads the configuration anew.
@@ -60,11 +68,14 @@ pub(super) enum Show {
     Stream,
     Cache,
     CacheShapes,
+    Slow,
+    Repeats,
+    Advice,
 }
 
 impl Show {
     /// All lists, by name.
-    pub(super) const ALL: [(&'static str, Self); 20] = [
+    pub(super) const ALL: [(&'static str, Self); 23] = [
         ("help", Self::Help),
         ("pools", Self::Pools),
         ("clients", Self::Clients),
@@ -85,6 +96,9 @@ impl Show {
         ("stream", Self::Stream),
         ("cache", Self::Cache),
         ("cache_shapes", Self::CacheShapes),
+        ("slow", Self::Slow),
+        ("repeats", Self::Repeats),
+        ("advice", Self::Advice),
     ];
 }
 
@@ -107,7 +121,9 @@ impl Command {
     /// Whether users who may only look may use it.
     pub(super) fn is_harmless(&self) -> bool {
         match self {
-            Self::Show(_) | Self::Why(..) | Self::Variable(..) | Self::Nothing(_) => true,
+            Self::Show(_) | Self::Why(..) | Self::Transactions | Self::Variable(..) | Self::Nothing(_) => {
+                true
+            }
             Self::Reload
             | Self::Pause(_)
             | Self::Resume(_)
@@ -115,6 +131,9 @@ impl Command {
             | Self::KillClient(_)
             | Self::KillDatabase(_)
             | Self::FlushCache(_)
+            | Self::Explain(_)
+            | Self::Dismiss(_)
+            | Self::ResetStatistics
             | Self::Shutdown => false,
         }
     }
@@ -172,6 +191,7 @@ fn command(words: &[Word]) -> Result<Command, Report> {
     let first = keyword(0);
     match (first.as_str(), &words[1..]) {
         ("show", []) => Ok(Command::Show(Show::Help)),
+        ("show", [_]) if keyword(1) == "transactions" => Ok(Command::Transactions),
         ("show", [word]) => show(&keyword(1)).map_err(|_| syntax_error(&word.text)),
         ("show", [_, sql, rest @ ..]) if keyword(1) == "why" && sql.kind.is_string() => {
             Ok(Command::Why(sql.text.clone(), one_database(rest)?))
@@ -198,6 +218,10 @@ fn command(words: &[Word]) -> Result<Command, Report> {
             .with_hint("SHOW CLIENTS lists the clients' process ids in the column id.")),
         },
         ("flush", [_, rest @ ..]) if keyword(1) == "cache" => Ok(Command::FlushCache(one_relation(rest)?)),
+        // A fingerprint may begin with digits, and be cut into several words.
+        ("explain", rest @ [_, ..]) => Ok(Command::Explain(joined(rest))),
+        ("dismiss", rest @ [_, ..]) => Ok(Command::Dismiss(joined(rest))),
+        ("reset", [_]) if keyword(1) == "statistics" => Ok(Command::ResetStatistics),
         ("set", [_, ..]) => Ok(Command::Nothing("SET")),
         ("reset", [_, ..]) => Ok(Command::Nothing("RESET")),
         ("discard", [_, ..]) => Ok(Command::Nothing("DISCARD ALL")),
@@ -208,6 +232,10 @@ fn command(words: &[Word]) -> Result<Command, Report> {
         ("select", rest) => select(rest),
         _ => Err(syntax_error(&words[0].text)),
     }
+}
+
+fn joined(words: &[Word]) -> String {
+    words.iter().map(|word| word.text.as_str()).collect()
 }
 
 fn show(name: &str) -> Result<Command, Report> {
@@ -296,6 +324,13 @@ mod tests {
             ("PAUSE App", Command::Pause(Some("App".to_owned()))),
             ("resume \"my \"\"db\"\"\"", Command::Resume(Some("my \"db\"".to_owned()))),
             ("reconnect 'my-db'", Command::Reconnect(Some("my-db".to_owned()))),
+            ("show transactions", Command::Transactions),
+            ("show slow", Command::Show(Show::Slow)),
+            ("explain 0123e4567890abcd", Command::Explain("0123e4567890abcd".to_owned())),
+            ("EXPLAIN 'a123e4567890abcd'", Command::Explain("a123e4567890abcd".to_owned())),
+            ("dismiss 1f00", Command::Dismiss("1f00".to_owned())),
+            ("reset statistics", Command::ResetStatistics),
+            ("reset all", Command::Nothing("RESET")),
             ("flush cache", Command::FlushCache(None)),
             ("FLUSH CACHE public.\"T\"", Command::FlushCache(Some("public.T".to_owned()))),
             ("kill 4711", Command::KillClient(ProcessId(4711))),

@@ -14,9 +14,9 @@ use super::command::{self, Command};
 use super::show;
 use super::snapshot::{self, Averages, STATS_PERIOD};
 use super::table::{Formats, Table};
-use super::why;
-use super::{Commands, cache};
+use super::{Commands, cache, explain, transactions, why};
 use crate::client::{Console, ConsoleSession, Proxy, Signal};
+use crate::control::Advisor;
 use crate::net::Connection;
 use crate::pg::{ProcessId, SqlState, TransactionStatus};
 use crate::server::Tenant;
@@ -43,14 +43,15 @@ pub struct AdminConsole(Arc<Shared>);
 struct Shared {
     proxy: Arc<Proxy>,
     commands: Commands,
+    advisor: Option<Advisor>,
     averages: Mutex<Averages>,
 }
 
 impl AdminConsole {
     /// A console on a running proxy.
-    pub fn new(proxy: Arc<Proxy>, commands: Commands) -> Self {
+    pub fn new(proxy: Arc<Proxy>, commands: Commands, advisor: Option<Advisor>) -> Self {
         let averages = Mutex::new(Averages::new(Instant::now()));
-        Self(Arc::new(Shared { proxy, commands, averages }))
+        Self(Arc::new(Shared { proxy, commands, advisor, averages }))
     }
 
     /// Keeps the averages of SHOW STATS, for ever.
@@ -300,6 +301,8 @@ impl Session {
         };
         let table = match command.as_ref() {
             Some(Command::Why(..)) => Some(why::columns()),
+            Some(Command::Transactions) => Some(transactions::columns()),
+            Some(Command::Explain(_)) => Some(explain::columns()),
             Some(command) => self.rows(command),
             None => None,
         };
@@ -347,6 +350,13 @@ impl Session {
             let answer = why::why(&proxy, &self.user, text, database.as_deref()).await;
             return Ok(answer.map(Answer::Rows));
         }
+        if *command == Command::Transactions {
+            return Ok(Ok(Answer::Rows(transactions::table(&proxy).await)));
+        }
+        if let Command::Explain(fingerprint) = command {
+            let advisor = self.shared.advisor.as_ref();
+            return Ok(explain::explain(&proxy, advisor, fingerprint).await.map(Answer::Rows));
+        }
         let tenants = match command {
             Command::Pause(database) | Command::Resume(database) | Command::Reconnect(database) => {
                 named_tenants(&proxy, database.as_deref())
@@ -359,7 +369,21 @@ impl Session {
             Err(report) => return Ok(Err(report)),
         };
         let tag = match command {
-            Command::Show(_) | Command::Why(..) | Command::Variable(..) => "SHOW",
+            Command::Show(_)
+            | Command::Why(..)
+            | Command::Transactions
+            | Command::Explain(_)
+            | Command::Variable(..) => "SHOW",
+            Command::Dismiss(id) => match explain::dismiss(&proxy, id) {
+                Ok(()) => "DISMISS",
+                Err(report) => return Ok(Err(report)),
+            },
+            Command::ResetStatistics => {
+                if let Some(insight) = &proxy.insight {
+                    insight.state().reset(Instant::now());
+                }
+                "RESET"
+            }
             Command::Nothing(tag) => tag,
             Command::Reload => {
                 if let Err(mistakes) = self.shared.commands.reload().await {

@@ -14,7 +14,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::{metrics, snapshot};
+use super::{insight, metrics, snapshot, transactions};
 use crate::client::Proxy;
 
 /// The status page.
@@ -58,6 +58,11 @@ fn router(proxy: Arc<Proxy>) -> Router {
         .route("/api/v1/clients", get(clients))
         .route("/api/v1/hosts", get(hosts))
         .route("/api/v1/stats", get(stats))
+        .route("/api/v1/queries", get(queries))
+        .route("/api/v1/repeats", get(repeats))
+        .route("/api/v1/advice", get(advice))
+        .route("/api/v1/slow", get(slow))
+        .route("/api/v1/transactions", get(running))
         .with_state(proxy)
 }
 
@@ -112,6 +117,26 @@ async fn hosts(State(proxy): State<Arc<Proxy>>) -> Json<Value> {
 async fn stats(State(proxy): State<Arc<Proxy>>) -> Json<Value> {
     let unready = snapshot::unready(&proxy);
     Json(json!({ "unready": unready, "stats": snapshot::stats(&proxy, &snapshot::pools(&proxy)) }))
+}
+
+async fn queries(State(proxy): State<Arc<Proxy>>, RawQuery(query): RawQuery) -> Json<Value> {
+    Json(insight::queries(&proxy, limit(query.as_deref().unwrap_or_default())))
+}
+
+async fn repeats(State(proxy): State<Arc<Proxy>>) -> Json<Value> {
+    Json(insight::repeats(&proxy))
+}
+
+async fn advice(State(proxy): State<Arc<Proxy>>) -> Json<Value> {
+    Json(insight::advice(&proxy))
+}
+
+async fn slow(State(proxy): State<Arc<Proxy>>) -> Json<Value> {
+    Json(insight::slow(&proxy))
+}
+
+async fn running(State(proxy): State<Arc<Proxy>>) -> Json<Value> {
+    Json(json!({ "transactions": transactions::transactions(&proxy).await }))
 }
 
 /// `limit=N` out of a query string, which is too little to have a parser for.

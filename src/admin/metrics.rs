@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::cache_metrics;
+use super::insight::InsightView;
 use super::routing::{SplittingView, StreamRow};
 use super::snapshot::{self, HostView, PoolView, StatsView};
 use crate::client::Proxy;
@@ -90,6 +91,9 @@ fn write(pools: &[PoolView], hosts: &[HostView], stats: &StatsView, ready: bool)
     of_streams(&mut registry, &stats.splitting.streams);
     if let Some(cache) = &stats.cache {
         cache_metrics::of_cache(&mut registry, cache);
+    }
+    if let Some(insight) = &stats.insight {
+        of_insight(&mut registry, insight);
     }
     of_clients(&mut registry, stats);
     of_weir(&mut registry, stats, ready);
@@ -280,6 +284,29 @@ fn of_streams(registry: &mut Registry, streams: &[StreamRow]) {
     }
 }
 
+fn of_insight(registry: &mut Registry, insight: &InsightView) {
+    let counters = [
+        ("insight_statements", "Statements that were counted by shape", insight.statements),
+        ("insight_slow", "Of these, those that were slow", insight.slow),
+        ("insight_repeats", "Transactions and requests with an N+1", insight.repeats),
+        (
+            "insight_records_dropped",
+            "Statements that were not counted for want of room",
+            insight.records_dropped,
+        ),
+        ("slow_log_suppressed", "Lines left out by rate limits and sampling", insight.suppressed),
+        ("slow_log_dropped", "Lines left out because the disk did not keep up", insight.lines_dropped),
+        ("insight_evicted", "Shapes that went into one for all others", insight.evicted),
+    ];
+    for (name, help, value) in counters {
+        let counter = <Counter>::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    }
+    single(registry, "insight_shapes", "Shapes with statistics of their own", gauge(insight.shapes));
+    single(registry, "insight_advice", "Pieces of advice that stand", gauge(insight.advice));
+}
+
 fn of_clients(registry: &mut Registry, stats: &StatsView) {
     let clients = Gauges::default();
     for (state, count) in [
@@ -420,6 +447,7 @@ mod tests {
         };
         let stats = StatsView {
             cache: Some(cache),
+            insight: Some(InsightView { slow: 3, shapes: 11, ..InsightView::default() }),
             version: "1.2.3",
             uptime_seconds: 1.0,
             draining: false,
@@ -462,6 +490,8 @@ mod tests {
             "weir_cache_total{kind=\"miss\",reason=\"cold\"} 3".to_owned(),
             "weir_cache_fills_total{outcome=\"kept\"} 2".to_owned(),
             "weir_cache_entries 7".to_owned(),
+            "weir_insight_slow_total 3".to_owned(),
+            "weir_insight_shapes 11".to_owned(),
             "weir_cache_size_bytes 4096".to_owned(),
             "weir_shared_cache_connected 1".to_owned(),
             "weir_shared_cache_trusted_databases 1".to_owned(),

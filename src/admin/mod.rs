@@ -6,12 +6,15 @@ mod cache_metrics;
 mod command;
 mod commands;
 mod console;
+mod explain;
 mod http;
+mod insight;
 mod metrics;
 mod routing;
 mod show;
 mod snapshot;
 mod table;
+mod transactions;
 mod why;
 
 pub use commands::Commands;

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::command::Show;
 use super::snapshot::{self, Averages, ServerView, Totals};
 use super::table::{Cell, ColumnType, Table, row};
-use super::{cache, routing};
+use super::{cache, insight, routing};
 use crate::client::{Handle, Proxy};
 use crate::config::{HostAddress, ListenAddress, Settings};
 use crate::net::Peer;
@@ -21,7 +21,14 @@ use ColumnType::{Int4, Int8, Text};
 /// What the console's user may ask, and what for.
 const HELP: &str = "\
 SHOW HELP|POOLS|CLIENTS|SERVERS|DATABASES|STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-SHOW LISTS|CONFIG|VERSION|USERS|STATE|HOSTS|PINS|FLOORS|CACHE|CACHE_SHAPES
+SHOW LISTS|CONFIG|VERSION|USERS|STATE|HOSTS|PINS|FLOORS|STREAM|CACHE|CACHE_SHAPES
+SHOW SLOW                   shapes of statements, those that took most time first
+SHOW REPEATS                N+1: statements that are repeated for the rows of another
+SHOW ADVICE                 indexes that slow statements lack
+SHOW TRANSACTIONS           who is in a transaction, pinned, or waits for a lock
+EXPLAIN fingerprint         the plan of a shape, and what its analysis comes to
+DISMISS id                  show a piece of advice last
+RESET STATISTICS            begin the statistics of statements anew
 SHOW WHY 'SQL' [database]   what a statement does, where it would go now, and why
 RELOAD                      read the configuration anew
 PAUSE [database]            lend no more server connections, wait until they are back
@@ -57,6 +64,9 @@ pub(super) fn table(show: Show, proxy: &Proxy, averages: &Averages) -> Table {
         Show::Stream => streams(proxy),
         Show::Cache => cache::table(proxy),
         Show::CacheShapes => cache::shapes(proxy),
+        Show::Slow => insight::slow_table(proxy),
+        Show::Repeats => insight::repeats_table(proxy),
+        Show::Advice => insight::advice_table(proxy),
     }
 }
 
@@ -660,6 +670,8 @@ fn values(settings: &Settings) -> Vec<(&'static str, String, bool)> {
         stream,
         shared_cache,
         cache: of_cache,
+        insight,
+        slow_log,
         log,
         drain_timeout,
     } = settings;
@@ -745,6 +757,25 @@ fn values(settings: &Settings) -> Vec<(&'static str, String, bool)> {
         ("cache.flight_wait", time(Some(of_cache.flight_wait)), true),
         ("cache.verify", of_cache.verify.map_or_else(|| "0".to_owned(), |of| format!("1/{of}")), true),
         ("cache.rules", of_cache.rules.iter().map(|rule| &*rule.name).collect::<Vec<_>>().join(", "), true),
+        ("insight.enabled", word(insight.enabled), false),
+        ("insight.shapes_max", insight.shapes_max.to_string(), false),
+        ("insight.repeats", word(insight.repeats), false),
+        ("insight.samples", word(insight.samples), false),
+        ("insight.samples_ttl", time(Some(insight.samples_ttl)), false),
+        ("insight.explain", insight.explain.as_str().to_owned(), false),
+        ("insight.explain_per_minute", insight.explain_per_minute.to_string(), false),
+        ("insight.explain_writes", word(insight.explain_writes), false),
+        ("slow_log.file", slow_log.shown_output(), true),
+        ("slow_log.threshold", time(Some(slow_log.threshold)), true),
+        ("slow_log.databases", names(slow_log.databases.keys().collect()), true),
+        ("slow_log.users", names(slow_log.users.keys().collect()), true),
+        ("slow_log.sample", slow_log.shown_sample(), true),
+        ("slow_log.per_shape", time(slow_log.per_shape), true),
+        ("slow_log.per_second_max", slow_log.per_second_max.to_string(), true),
+        ("slow_log.log_parameters", slow_log.parameters.as_str().to_owned(), true),
+        ("slow_log.rotate_bytes", slow_log.rotate_bytes.to_string(), true),
+        ("slow_log.rotate_age", time(slow_log.rotate_age), true),
+        ("slow_log.keep", slow_log.keep.to_string(), true),
         ("max_client_conn", clients.max.to_string(), true),
         ("max_user_connections", "0".to_owned(), true),
         ("max_db_connections", "0".to_owned(), true),

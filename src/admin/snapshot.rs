@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::cache::{self, CacheView};
+use super::insight::{self, InsightView};
 use super::routing::{self, PositionView, SplittingView};
 use crate::client::{Activity, Handle, Proxy};
 use crate::config::{HostAddress, PoolMode};
@@ -169,6 +170,8 @@ pub(super) struct StatsView {
     #[serde(flatten)]
     pub(super) splitting: SplittingView,
     pub(super) cache: Option<CacheView>,
+    /// What was seen of statements, if anything is.
+    pub(super) insight: Option<InsightView>,
 }
 
 /// The word in `replication` columns.
@@ -404,6 +407,7 @@ pub(super) fn stats(proxy: &Proxy, pools: &[PoolView]) -> StatsView {
         databases,
         splitting: routing::splitting(proxy),
         cache: cache::view(proxy),
+        insight: insight::view(proxy),
     }
 }
 

@@ -123,7 +123,7 @@ impl<'a> Analysis<'a> {
                 advice.extend(explain_why::rewrites(&self.accesses, self.schema));
             }
         }
-        Verdict { advice, no_index, findings, cost: self.plan.total_cost, plan: None }
+        Verdict { advice, no_index, findings, cost: self.plan.total_cost, plan: None, rows_read: 0.0 }
     }
 
     fn index_advice(&self, candidate: &Candidate, proof: &Proof, confidence: Confidence) -> Option<Advice> {

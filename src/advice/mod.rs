@@ -13,6 +13,7 @@ pub mod book;
 pub mod candidates;
 pub mod condition;
 pub mod choice;
+pub mod effort;
 pub mod explain_why;
 pub mod identifier;
 pub mod immutable;

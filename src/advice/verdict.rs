@@ -237,13 +237,15 @@ pub struct Verdict {
     pub cost: f64,
     /// The plan, as EXPLAIN (FORMAT JSON) gave it, with the values of the first sample.
     pub plan: Option<String>,
+    /// Rows that one execution reads, by the plan.
+    pub rows_read: f64,
 }
 
 impl Verdict {
     /// Nothing, for a reason.
     pub fn nothing(reason: NoIndex, detail: impl Into<String>) -> Self {
         let no_index = Some((reason, detail.into()));
-        Self { advice: Vec::new(), no_index, findings: Vec::new(), cost: 0.0, plan: None }
+        Self { advice: Vec::new(), no_index, findings: Vec::new(), cost: 0.0, plan: None, rows_read: 0.0 }
     }
 
     /// Whether an index is advised.

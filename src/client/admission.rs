@@ -10,6 +10,7 @@ use super::login::{LONG_SECRET_BYTES, Login, SECRET_BYTES};
 use super::registry::{Full, Newcomer, Registered, Registry};
 use super::routing::Routing;
 use super::waiting::{first_primary, gone, on_primary};
+use super::watching;
 use crate::net::Connection;
 use crate::pg::{ProcessId, SqlState, TransactionStatus};
 use crate::server::{Acquire, Credentials, Pool, Tenant, TenantError};
@@ -54,6 +55,7 @@ impl Login {
             None => self.learn_welcome(tenant, &settings).await?,
         };
         let (connection, entry) = self.welcome(message, tenant, None, &reported)?;
+        let watch = watching::watch(&self.proxy, &entry.handle, self.worker);
         Ok(Conversation {
             connection,
             session: Session::new(entry.handle.process, tenant.pool_settings.mode, settings, reported),
@@ -64,6 +66,7 @@ impl Login {
             skipping: None,
             held: None,
             routing: Routing::new(&self.proxy, tenant, user, self.worker).map(Box::new),
+            watch,
             proxy: Arc::clone(&self.proxy),
             worker: self.worker,
             last_server: 0,

@@ -12,6 +12,7 @@ use super::held::Held;
 use super::registry::{Activity, Registered, Signal};
 use super::relay::{Relay, Relayed, Traffic};
 use super::routing::{Reads, Routed, Routing};
+use crate::insight::Watch;
 use crate::net::Connection;
 use crate::pg::{HostId, SqlState, TransactionStatus};
 use crate::route::{Reason, Target};
@@ -40,6 +41,8 @@ pub(super) struct Conversation {
     pub(super) held: Option<Box<Held>>,
     /// How its reads are split off, if they are.
     pub(super) routing: Option<Box<Routing>>,
+    /// What is told of its statements, if anybody wants to know.
+    pub(super) watch: Option<Box<Watch>>,
     /// The server connection that it had last.
     pub(super) last_server: u64,
     pub(super) message_bytes_max: usize,
@@ -92,20 +95,28 @@ impl Conversation {
                 continue;
             }
             let unit = &self.connection.input()[..unit_bytes];
+            let is_idle = self.session.status() == TransactionStatus::Idle;
             match session::decide(&mut self.session, unit)? {
                 Decision::Leave => return Ok(()),
                 Decision::Here { answer, reason } => {
                     self.proxy.count(reason);
+                    self.note_unit(is_idle);
                     self.answer(&answer, unit_bytes);
                 }
                 Decision::Server => match self.route(unit_bytes)? {
-                    Routed::Here(answer, _) => self.answer(&answer, unit_bytes),
+                    Routed::Here(answer, _) => {
+                        self.note_unit(is_idle);
+                        self.answer(&answer, unit_bytes);
+                    }
                     Routed::Leaves => {
                         if let Some(held) = self.held.take() {
                             self.leave_replica(*held).await;
                         }
                     }
-                    Routed::Cached(entry) => self.serve_from_memory(&entry, unit_bytes).await?,
+                    Routed::Cached(entry) => {
+                        self.serve_from_memory(&entry, unit_bytes).await?;
+                        self.note_hit(&entry, is_idle);
+                    }
                     Routed::Fetched(landing) => match Box::pin(self.wait_for_flight(landing)).await {
                         Err(fault @ Fault::Acquire(_)) => self.refuse(&fault)?,
                         waited => waited?,
@@ -114,8 +125,8 @@ impl Conversation {
                         Err(fault @ Fault::Acquire(_)) => self.refuse(&fault)?,
                         asked => asked?,
                     },
-                    Routed::To { target, opens_block, reads, filling, analysis, reason: _ } => match self
-                        .prepare(target)
+                    Routed::To { target, opens_block, reads, filling, analysis, reason } => match self
+                        .prepare(target, reason)
                         .await
                     {
                         Ok(taken) => {
@@ -205,7 +216,12 @@ impl Conversation {
                     }
                 }
                 match self.entry.handle.poll_signal(context) {
-                    Poll::Ready(Signal::Trim) => self.connection.trim(),
+                    Poll::Ready(Signal::Trim) => {
+                        self.connection.trim();
+                        if let Some(watch) = &mut self.watch {
+                            watch.trim();
+                        }
+                    }
                     // It may finish its transaction, and ends behind it.
                     Poll::Ready(Signal::Shutdown) if self.is_in_block() => self.leaves = true,
                     Poll::Ready(Signal::Kill | Signal::Shutdown) => {
@@ -227,7 +243,10 @@ impl Conversation {
         .await
     }
 
-    async fn prepare(&mut self, target: Target) -> Result<Taken, Fault> {
+    async fn prepare(&mut self, target: Target, reason: Reason) -> Result<Taken, Fault> {
+        if let Some(watch) = &mut self.watch {
+            watch.decided(reason);
+        }
         if let Some(routing) = &mut self.routing {
             routing.clear_the_way().await;
         }
@@ -237,6 +256,9 @@ impl Conversation {
     /// Takes a server connection; where a replica has none to give, to the primary.
     async fn acquire(&mut self, target: Target) -> Result<Taken, Fault> {
         let now = Instant::now();
+        if let Some(watch) = &mut self.watch {
+            watch.read(now);
+        }
         if let Some(held) = self.held.take() {
             if target == Target::Replica(held.host) {
                 self.entry.handle.set_activity(Activity::Active, now);
@@ -324,6 +346,7 @@ impl Conversation {
     ) -> Result<Relayed, Fault> {
         let Taken { mut lease, replica, mut block } = taken;
         let started = Instant::now();
+        self.watch_begins(replica, filling.is_some(), started);
         self.session.set_reading(allowance.is_some());
         self.session.tell_settings_unless_changed(&mut lease.state, self.connection.output());
         if opens_block {
@@ -359,6 +382,8 @@ impl Conversation {
             taken: false,
             may_rerun: !unit.is_empty(),
             routing: self.routing.as_deref_mut(),
+            watch: self.watch.as_deref_mut(),
+            down: 0,
             filling: filling.as_deref_mut(),
         };
         let outcome = relay.run().await;
@@ -383,6 +408,9 @@ impl Conversation {
             if routing.is_telling() {
                 std::future::poll_fn(|context| routing.poll_told(context)).await;
             }
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.ends(self.session.settings());
         }
         record(lease.pool(), traffic, started);
         if let (Some(host), Err(Fault::ServerGone(_) | Fault::ServerEnded)) = (replica, &outcome)

@@ -18,6 +18,7 @@ mod routing;
 mod secrets;
 mod sharing;
 mod waiting;
+mod watching;
 
 pub use fault::{Fault, LoginError};
 pub use login::{Console, ConsoleSession, serve};
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use crate::cache::Cache;
 use crate::config::SharedSettings;
 use crate::control::{Splitting, UserQuery};
+use crate::insight::Insight;
 use crate::net::tls::Acceptor;
 use crate::route::{Counts, Reason};
 use crate::server::{Hosts, Tenants};
@@ -52,6 +54,8 @@ pub struct Proxy {
     pub splitting: Option<Arc<Splitting>>,
     /// Results from memory, if they are to be kept.
     pub cache: Option<Arc<Cache>>,
+    /// What is seen of statements, if anything is.
+    pub insight: Option<Arc<Insight>>,
     memos: Arc<[Mutex<Memos>]>,
     /// For long texts, if any are to be routed.
     parser: Option<Parser>,
@@ -77,6 +81,7 @@ impl Proxy {
         tls: Option<Acceptor>,
         users: Option<UserQuery>,
         splitting: Option<Arc<Splitting>>,
+        insight: Option<Arc<Insight>>,
     ) -> std::io::Result<Self> {
         let sessions = Shared {
             statements: crate::session::Statements::default(),
@@ -98,6 +103,7 @@ impl Proxy {
             tenants: Tenants::default(),
             splitting,
             cache,
+            insight,
             memos,
             parser,
             routes: Counts::default(),
@@ -152,6 +158,9 @@ impl Proxy {
     pub fn reload(&self, settings: SharedSettings, tls: Option<Acceptor>) {
         self.secrets.forget();
         self.secrets.expect(&settings);
+        if let Some(insight) = &self.insight {
+            insight.reload(&settings.slow_log);
+        }
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
         if let Some(users) = &self.users {

@@ -16,6 +16,8 @@ use super::caching::Filling;
 use super::fault::Fault;
 use super::registry::{Activity, Handle, Signal};
 use super::routing::Routing;
+use super::watching::{ends_something, note_sent, note_unit};
+use crate::insight::Watch;
 use crate::net::Connection;
 use crate::pg::{SqlState, TransactionStatus};
 use crate::route;
@@ -95,6 +97,10 @@ pub(super) struct Relay<'a> {
     pub(super) may_rerun: bool,
     /// Whom to tell of commits.
     pub(super) routing: Option<&'a mut Routing>,
+    /// What is told of its statements.
+    pub(super) watch: Option<&'a mut Watch>,
+    /// Bytes of the server that were looked at.
+    pub(super) down: u64,
     /// Takes a copy of the result.
     pub(super) filling: Option<&'a mut Filling>,
 }
@@ -139,6 +145,11 @@ impl Relay<'_> {
                 match self.lease.connection.poll_fill(context) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.server_gone())),
                     Poll::Ready(Ok(count)) => {
+                        if let Some(watch) = &mut self.watch
+                            && watch.is_waiting()
+                        {
+                            watch.filled(Instant::now());
+                        }
                         self.take_from_server(context)?;
                         if !self.lease.state.in_setup() {
                             self.lease.cancel.release();
@@ -207,7 +218,12 @@ impl Relay<'_> {
     fn note_busy(&mut self) {
         if self.quiet {
             self.quiet = false;
-            self.handle.set_activity(Activity::Active, Instant::now());
+            let now = Instant::now();
+            self.handle.set_activity(Activity::Active, now);
+            if let Some(watch) = &mut self.watch {
+                watch.read(now);
+                watch.stays(staying(self.on_replica, self.session));
+            }
         }
     }
 
@@ -435,8 +451,15 @@ impl Relay<'_> {
                     return Err(refused_in_snapshot());
                 }
             }
+            let owed = server.state.owed();
+            if let Some(watch) = &mut self.watch {
+                note_unit(watch, message.tag, &server.state, self.session);
+            }
             let verdict =
                 self.session.frontend(message, &mut server.state, &self.proxy.sessions, &mut self.before)?;
+            if let Some(watch) = &mut self.watch {
+                note_sent(watch, message, &server.state, owed, self.session);
+            }
             if let Some(notifies) = self.session.take_notifies() {
                 server.cancel.note_sender(notifies);
                 self.notifies = true;
@@ -477,6 +500,7 @@ impl Relay<'_> {
         };
         // What the session machine was told of is gone, whatever became of it: it is nobody else's.
         self.lease.connection.consume(at);
+        self.down += at as u64;
         if self.lease.state.is_drained()
             && let Some(routing) = &mut self.routing
         {
@@ -525,6 +549,9 @@ impl Relay<'_> {
             if self.may_rerun && is_replicas_fault(whole)? {
                 return Err(Fault::Replica);
             }
+            let answering = server.state.answering();
+            let ends = ends_something(whole);
+            let tag = whole.tag;
             let result = self.session.backend(
                 whole,
                 &mut server.state,
@@ -548,6 +575,10 @@ impl Relay<'_> {
                 && (verdict == Verdict::Forward || result.finished.is_some())
             {
                 filling.message(whole.tag, whole.bytes);
+            }
+            if ends {
+                let became = (verdict, result.finished.is_some());
+                self.note_answered(tag, answering, became, (*at, *at + bytes));
             }
             self.pass_down(verdict, at, run, bytes);
             self.note_reply(result)?;
@@ -602,6 +633,17 @@ impl Relay<'_> {
             self.session.run_again(&mut server.state, &self.proxy.sessions, output)?;
         }
         Ok(())
+    }
+}
+
+/// Why what follows on the same connection goes there.
+fn staying(on_replica: bool, session: &Session) -> route::Reason {
+    if on_replica {
+        route::Reason::BlockOnReplica
+    } else if session.status() == TransactionStatus::Idle {
+        route::Reason::Pinned
+    } else {
+        route::Reason::BlockOnPrimary
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::cache::{CacheSettings, cache};
 use super::file::{Document, Found, Origin, Section, TOML, Written};
 use super::hosts::Hosts;
+use super::insight::{SlowLogSettings, insight, slow_log};
 use super::logins::auth_query;
 use super::mistake::{Mistake, Mistakes};
 use super::settings::{
@@ -51,6 +52,8 @@ pub struct Flags {
     pub workers: Option<String>,
     /// `--cache`.
     pub cache: Option<String>,
+    /// `--slow-log`.
+    pub slow_log: Option<String>,
     /// `--log`.
     pub log: Option<String>,
 }
@@ -144,6 +147,8 @@ impl Check<'_> {
         let stream = stream(root.section("stream"));
         let shared_cache = shared_cache(root.section("shared_cache"));
         let cache = self.cache(root.section("cache"));
+        let insight = insight(root.section("insight"));
+        let slow_log = self.slow_log(root.section("slow_log"));
         let auth_query = auth_query(root.section("auth_query"));
         let log = self.log(root.section("log"));
         let mut users = self.users(&mut root);
@@ -184,6 +189,8 @@ impl Check<'_> {
             stream,
             shared_cache,
             cache,
+            insight,
+            slow_log,
             log,
             drain_timeout,
         })
@@ -250,6 +257,18 @@ impl Check<'_> {
         let in_environment =
             || variable("WEIR_CACHE", self.machine).map(|word| (word, Origin::environment("WEIR_CACHE")));
         cache(section, flag.or_else(in_environment), self.found)
+    }
+
+    /// A path of the file is relative to the file, one of the command line to where it was given.
+    fn slow_log(&self, section: Section<'_>) -> SlowLogSettings {
+        let written = |value: &str, origin| Written { value: value.to_owned(), origin };
+        let flag =
+            self.flags.slow_log.as_deref().map(|text| written(text, Origin::command_line("--slow-log")));
+        let in_environment = || {
+            variable("WEIR_SLOW_LOG", self.machine)
+                .map(|text| written(text, Origin::environment("WEIR_SLOW_LOG")))
+        };
+        slow_log(section, flag.or_else(in_environment))
     }
 
     fn clients(&self, mut section: Section<'_>) -> ClientSettings {

@@ -9,6 +9,7 @@ mod cache;
 mod check;
 mod file;
 mod hosts;
+mod insight;
 mod logins;
 mod mistake;
 pub mod reload;
@@ -21,6 +22,7 @@ mod value;
 
 pub use cache::{CacheAction, CacheFreshness, CacheRule, CacheSettings};
 pub use check::{Flags, Machine, load};
+pub use insight::{ExplainOn, InsightSettings, LogParameters, SlowLogOutput, SlowLogSettings};
 pub use mistake::{Mistake, Mistakes};
 pub use settings::*;
 pub use shared_cache::SharedCacheSettings;

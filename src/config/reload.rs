@@ -40,6 +40,8 @@ pub fn compare(old: &Settings, new: &Settings) -> Reload {
         stream,
         shared_cache,
         cache,
+        insight,
+        slow_log,
         log,
         drain_timeout,
     } = new;
@@ -60,6 +62,7 @@ pub fn compare(old: &Settings, new: &Settings) -> Reload {
         ("shared_cache", *shared_cache == old.shared_cache),
         ("cache.enabled", cache.enabled == old.cache.enabled),
         ("cache.bytes", cache.bytes == old.cache.bytes),
+        ("insight", *insight == old.insight),
         ("log.format", log.format == old.log.format),
     ]);
     let splitting_now = SplittingSettings {
@@ -77,6 +80,7 @@ pub fn compare(old: &Settings, new: &Settings) -> Reload {
         ("access", *access == old.access),
         ("splitting", splitting_now == old.splitting),
         ("cache", cache_now == old.cache),
+        ("slow_log", *slow_log == old.slow_log),
         ("log.level", log.level == old.log.level),
         ("log.connections", log.connections == old.log.connections),
         ("drain_timeout", *drain_timeout == old.drain_timeout),
@@ -93,6 +97,7 @@ pub fn compare(old: &Settings, new: &Settings) -> Reload {
         stream: old.stream.clone(),
         shared_cache: old.shared_cache.clone(),
         cache: cache_now,
+        insight: old.insight.clone(),
         log: LogSettings { format: old.log.format, ..log.clone() },
         ..new.clone()
     };

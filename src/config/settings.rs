@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::cache::CacheSettings;
+use super::insight::{InsightSettings, SlowLogSettings};
 use super::shared_cache::SharedCacheSettings;
 use super::splitting::{Consistency, SplittingSettings};
 use super::stream::StreamSettings;
@@ -55,6 +56,10 @@ pub struct Settings {
     pub shared_cache: SharedCacheSettings,
     /// Results from memory.
     pub cache: CacheSettings,
+    /// What is watched of statements.
+    pub insight: InsightSettings,
+    /// The slow-query log.
+    pub slow_log: SlowLogSettings,
     /// Logging.
     pub log: LogSettings,
     /// How long transactions may still run after SIGTERM.

@@ -17,6 +17,7 @@ use super::{ControlError, ControlSession, facts};
 use crate::advice::analysis::Analysis;
 use crate::advice::candidates::Candidate;
 use crate::advice::choice::{Limits, Trial};
+use crate::advice::effort::rows_read;
 use crate::advice::mentions::names;
 use crate::advice::plan::Node;
 use crate::advice::samples::{Bound, Sample, typical};
@@ -184,7 +185,7 @@ impl Explainer {
     }
 
     /// Why a statement is not explained at all.
-    async fn refused(&self, request: &Request) -> Result<Option<Verdict>, ControlError> {
+    pub(super) async fn refused(&self, request: &Request) -> Result<Option<Verdict>, ControlError> {
         let refuse = |reason, detail: &str| Ok(Some(Verdict::nothing(reason, detail)));
         let classes = request.classes.as_ref().map(|classes| &*classes.statements);
         let Some([statement]) = classes else { return refuse(NoIndex::NotARead, "not one statement") };
@@ -207,7 +208,7 @@ impl Explainer {
         }
     }
 
-    async fn begin(&mut self, request: &Request) -> Result<(), ControlError> {
+    pub(super) async fn begin(&mut self, request: &Request) -> Result<(), ControlError> {
         let milliseconds = self.options.statement_timeout.as_millis();
         let begin = format!(
             "BEGIN READ ONLY; SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = 100; \
@@ -228,7 +229,7 @@ impl Explainer {
         self.reset_hypothetical().await
     }
 
-    async fn end(&mut self) -> Result<(), ControlError> {
+    pub(super) async fn end(&mut self) -> Result<(), ControlError> {
         self.session.run("ROLLBACK TO SAVEPOINT weir").await?;
         let reset = self.reset_hypothetical().await;
         self.session.run("ROLLBACK").await?;
@@ -267,6 +268,7 @@ impl Explainer {
         self.schema = schema;
         let mut verdict = verdict?;
         verdict.plan = Some(json);
+        verdict.rows_read = rows_read(&plan, &self.schema);
         Ok(verdict)
     }
 
@@ -437,7 +439,7 @@ impl Explainer {
     }
 
     /// EXPLAIN, and back to the savepoint whatever it said.
-    async fn explain_json(&mut self, text: &str, bound: &[Bound]) -> Result<String, ControlError> {
+    pub(super) async fn explain_json(&mut self, text: &str, bound: &[Bound]) -> Result<String, ControlError> {
         let answer = self.asked(text, bound).await;
         self.rollback().await?;
         answer
@@ -457,6 +459,11 @@ impl Explainer {
         let limit = self.options.statement_timeout.saturating_mul(2);
         let row = tokio::time::timeout(limit, asking).await.map_err(|_| ControlError::Timeout)??;
         Ok(json(&row))
+    }
+
+    /// From now on until the next question is answered a table is read whole only where there is no other way.
+    pub(super) async fn without_seq_scans(&self) -> Result<(), ControlError> {
+        self.session.run("SET LOCAL enable_seqscan = off").await
     }
 
     async fn rollback(&self) -> Result<(), ControlError> {

@@ -2,6 +2,7 @@
 //! Weir's own questions to the hosts, over connections of its own (tokio-postgres): roles, users, catalogs, positions. The
 //! primary's change streams, and results that several Weirs share (redis).
 
+mod advisor;
 mod catalog;
 mod explain;
 mod facts;
@@ -9,10 +10,12 @@ mod follow;
 mod health;
 mod inspect;
 mod load;
+mod locks;
 mod memory;
 mod positions;
 mod replication;
 mod retry;
+mod scans;
 mod session;
 mod shared_cache;
 mod shared_entry;
@@ -26,12 +29,15 @@ mod users;
 mod visibility;
 mod why;
 
+pub use advisor::Advisor;
 pub use catalog::{CatalogLoader, Load};
 pub use explain::{ExplainOptions, Explainer, Request};
 pub use health::watch;
 pub use inspect::{Extension, Findings, Inspection, Lag};
+pub use locks::{LockWait, lock_waits};
 pub use memory::{Memory, Telling};
 pub use positions::PositionSession;
+pub use scans::Scan;
 pub use session::{ControlError, ControlSession};
 pub use shared_cache::{
     Invalidated, Lookup, SharedCache, SharedCacheError, SharedCounts, SharedResult, SharedStamp,

@@ -237,6 +237,7 @@ impl Session {
             Some((lexing, analysis)) if lexing == self.lexing => analysis,
             _ => Arc::new(crate::sql::analyze(text, self.lexing)),
         };
+        self.queried = Some(Arc::clone(&analysis));
         self.check_mode(&analysis)?;
         self.forget_sequences(&analysis, true, server, out);
         for statement in &analysis.statements {

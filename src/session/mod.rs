@@ -26,6 +26,7 @@ mod inspect;
 mod naming;
 mod placeholders;
 mod senders;
+mod sent;
 mod server_state;
 mod settings;
 mod simple;
@@ -41,6 +42,7 @@ pub use effects::Finished;
 pub use frontend::{Message, Refusal};
 pub use placeholders::Placeholders;
 pub use senders::{Notifies, Senders};
+pub use sent::Answering;
 pub use server_state::{Reported, ServerState};
 pub use settings::{Settings, Value};
 pub use statement::{Interned, PreparedSet, Statement, Statements};
@@ -150,6 +152,8 @@ pub struct Session {
     changed_schema: bool,
     statements: Option<Box<HashMap<Box<[u8]>, Named>>>,
     unnamed: Option<Arc<Statement>>,
+    /// What the simple query says that was taken last, until somebody asks.
+    queried: Option<Arc<Analysis>>,
     /// Names that SQL PREPARE gave; the server keeps these statements, and the client its server connection.
     sql_names: Option<Box<HashSet<Box<[u8]>>>>,
 }
@@ -187,6 +191,7 @@ impl Session {
             changed_schema: false,
             statements: None,
             unnamed: None,
+            queried: None,
             sql_names: None,
         }
     }

@@ -1,8 +1,8 @@
 //! What comments in front of and behind a text say: hints for Weir, and tags for the record.
 //!
-//! Hints: `/* weir: primary */`, `replica`, `consistency=session`, `nocache`, `cache`, `cache ttl=60s`; several words in one
-//! comment; words that are not known are ignored, so that a newer application can talk to an older proxy. Where two hints
-//! disagree the careful one wins: `primary` over `replica`, the stricter consistency, `nocache` over `cache`.
+//! Hints: `/* weir: primary */`, `replica`, `consistency=session`, `nocache`, `cache`, `cache ttl=60s`, `slow=50ms`; several
+//! words in one comment; words that are not known are ignored, so that a newer application can talk to an older proxy.
+//! Where two hints disagree the careful one wins: `primary` over `replica`, the stricter consistency, `nocache` over `cache`.
 //!
 //! Tags: as sqlcommenter writes them, `/*route='%2Fusers',traceparent='00-...'*/`, and as Rails' query logs write
 //! them, `/*controller:users,action:index*/`. They are read when they are asked for: most statements are not recorded
@@ -23,6 +23,8 @@ pub struct Hints {
     pub consistency: Option<Consistency>,
     /// Whether to cache it.
     pub cache: Option<CacheHint>,
+    /// When it counts as slow.
+    pub slow: Option<Duration>,
 }
 
 /// A hint on routing, the most careful first.
@@ -115,6 +117,9 @@ impl Hints {
                     let named =
                         Consistency::ALL.into_iter().find(|named| named.as_str().as_bytes() == wanted);
                     self.consistency = stricter(self.consistency, named);
+                }
+                _ if word.starts_with(b"slow=") => {
+                    self.slow = word.strip_prefix(b"slow=").and_then(duration).or(self.slow);
                 }
                 _ => {
                     let ttl = word.strip_prefix(b"ttl=").and_then(duration);

@@ -89,6 +89,7 @@ fn every_key_is_documented() {
         include_str!("../../src/config/cache.rs"),
         include_str!("../../src/config/check.rs"),
         include_str!("../../src/config/hosts.rs"),
+        include_str!("../../src/config/insight.rs"),
         include_str!("../../src/config/logins.rs"),
         include_str!("../../src/config/splitting.rs"),
     ];

@@ -14,6 +14,7 @@ mod classify;
 mod cache;
 mod config;
 pub(crate) mod effect;
+mod repeats;
 mod route;
 mod session;
 mod shape;

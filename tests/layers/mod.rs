@@ -48,7 +48,7 @@ const HOMES: &[(&str, Home)] = &[
     ("redis", Only(&["control"])),
     ("axum", Only(&["admin"])),
     ("prometheus_client", Only(&["admin"])),
-    ("serde_json", Only(&["advice", "admin", "app"])),
+    ("serde_json", Only(&["advice", "insight", "admin", "app"])),
     ("clap", Only(&["app", "main"])),
     ("tracing_subscriber", Only(&["app", "main"])),
     ("rlimit", Only(&["app"])),

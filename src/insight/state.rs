@@ -1,0 +1,357 @@
+//! All that is known of statements, in one place: filled by the thread that drains the queues, read by whoever shows it.
+//!
+//! The lock is held for a few hundred records at a time, so that a console or a scrape waits for less than a millisecond,
+//! and no client ever waits: clients know their queue only.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use ahash::HashMap;
+use serde_json::Value;
+
+use super::entry::{self, HostName, Slow, ms};
+use super::limit::Limiter;
+use super::patterns::Patterns;
+use super::plans::{Plans, Task};
+use super::queue::Queue;
+use super::record::{Client, Record};
+use super::repeats::{Found, Scopes};
+use super::samples::{Execution, Samples};
+use super::statistics::{self, Statistics};
+use super::watch::{Terms, Watch};
+use crate::advice::verdict::Verdict;
+use crate::config::{InsightSettings, LogParameters, SlowLogSettings};
+use crate::sql::Fingerprint;
+use crate::sql::analyze::analyze_into;
+
+/// Records that are taken in under one lock.
+const CHUNK: usize = 256;
+
+/// Lines of the slow-query log that wait for their writer.
+const LINES_MAX: usize = 1024;
+
+/// Slow statements that the console and the dashboard show.
+const RECENT_MAX: usize = 100;
+
+/// A statement that took so long brings its text along, to be explained.
+const DETAILS_AFTER: Duration = Duration::from_millis(2);
+
+/// Texts of shapes are handed over anew after so long: they may have been pushed out.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Insight {
+    queues: Box<[Arc<Queue>]>,
+    terms: Arc<Terms>,
+    state: Mutex<State>,
+    clients: Mutex<HashMap<u32, Weak<Client>>>,
+    settings: InsightSettings,
+}
+
+/// What is known.
+#[derive(Debug)]
+pub struct State {
+    /// Statistics by shape.
+    pub statistics: Statistics,
+    /// N+1 that were found.
+    pub patterns: Patterns,
+    /// What was explained.
+    pub plans: Plans,
+    /// Executions that may be explained.
+    pub samples: Samples,
+    /// The last slow statements, the newest last.
+    pub recent: VecDeque<Value>,
+    /// Counters.
+    pub counts: Counts,
+    scopes: Scopes,
+    found: Vec<Found>,
+    limiter: Limiter,
+    settings: SlowLogSettings,
+    looks_for_repeats: bool,
+    keeps_samples: bool,
+    hosts: Vec<HostName>,
+    lines: VecDeque<String>,
+    shape: Vec<u8>,
+    turn: u32,
+    announced: Option<Instant>,
+}
+
+/// Counted since the start, and never reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Statements counted.
+    pub statements: u64,
+    /// Those that were slow.
+    pub slow: u64,
+    /// Lines that were left out, by rate limits and sampling.
+    pub suppressed: u64,
+    /// Lines that had no room.
+    pub lines_dropped: u64,
+    /// N+1 found, by scope.
+    pub repeats: u64,
+    /// Records that had no room.
+    pub records_dropped: u64,
+}
+
+impl Insight {
+    /// For so many workers.
+    pub fn new(
+        settings: &InsightSettings,
+        log: &SlowLogSettings,
+        hosts: Vec<HostName>,
+        workers: usize,
+        now: Instant,
+    ) -> Self {
+        let parameters = settings.samples || log.parameters != LogParameters::Off;
+        let state = State {
+            statistics: Statistics::new(settings.shapes_max, now),
+            patterns: Patterns::default(),
+            plans: Plans::default(),
+            samples: Samples::new(settings.samples_ttl),
+            recent: VecDeque::new(),
+            counts: Counts::default(),
+            scopes: Scopes::default(),
+            found: Vec::new(),
+            limiter: Limiter::default(),
+            settings: log.clone(),
+            looks_for_repeats: settings.repeats,
+            keeps_samples: settings.samples,
+            hosts,
+            lines: VecDeque::new(),
+            shape: Vec::new(),
+            turn: 0,
+            announced: None,
+        };
+        Self {
+            queues: (0..workers.max(1)).map(|_| Arc::default()).collect(),
+            terms: Arc::new(Terms::new(details_after(log), parameters)),
+            state: Mutex::new(state),
+            clients: Mutex::default(),
+            settings: settings.clone(),
+        }
+    }
+
+    /// What it was made with.
+    pub fn settings(&self) -> &InsightSettings {
+        &self.settings
+    }
+
+    /// A client of a worker is to be watched.
+    pub fn watch(&self, client: Client, worker: usize, now: Instant) -> Watch {
+        let queue = Arc::clone(&self.queues[worker % self.queues.len()]);
+        let client = Arc::new(client);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len().is_power_of_two() {
+            clients.retain(|_, client| client.strong_count() > 0);
+        }
+        clients.insert(client.process, Arc::downgrade(&client));
+        drop(clients);
+        Watch::new(client, queue, Arc::clone(&self.terms), now)
+    }
+
+    /// A client that is connected.
+    pub fn client(&self, process: u32) -> Option<Arc<Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(&process)?.upgrade()
+    }
+
+    /// All that is known.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Other settings of the slow-query log are in force.
+    pub fn reload(&self, log: &SlowLogSettings) {
+        self.terms.set_details(details_after(log));
+        self.state().settings = log.clone();
+    }
+
+    /// Takes in what the queues hold. Gives the lines that are to be written, without their newlines.
+    pub fn drain(&self, now: Instant, wall: SystemTime) -> Vec<String> {
+        let mut state = self.state();
+        let forgets =
+            state.announced.is_none_or(|announced| now.saturating_duration_since(announced) > ANNOUNCE_EVERY);
+        if forgets {
+            state.announced = Some(now);
+        }
+        drop(state);
+        for queue in &self.queues {
+            let mut records = queue.take(Vec::new(), forgets);
+            for chunk in records.chunks_mut(CHUNK) {
+                let mut state = self.state();
+                for record in chunk {
+                    state.take(record, now, wall);
+                }
+            }
+        }
+        let mut state = self.state();
+        state.counts.records_dropped = self.queues.iter().map(|queue| queue.dropped()).sum();
+        state.sweep(now, wall);
+        state.lines.drain(..).collect()
+    }
+
+    /// The analysis that is due, if one is.
+    pub fn due(&self, now: Instant) -> Option<Task> {
+        let state = self.state();
+        state.plans.due(&state.statistics, &state.samples, now)
+    }
+
+    /// Takes in what an analysis came to; advice that is new goes into the slow-query log.
+    pub fn analyzed(&self, task: &Task, outcome: Result<Verdict, String>, now: Instant, wall: SystemTime) {
+        let mut state = self.state();
+        let mean = state.statistics.get(task.key).map(|shape| shape.total.mean()).unwrap_or_default();
+        let known: Vec<String> =
+            state.plans.advice().iter().map(|(_, entry)| entry.merged.advice.id()).collect();
+        state.plans.record(task, outcome, mean, now, wall);
+        let State { plans, statistics, .. } = &*state;
+        let Some(shape) = statistics.get(task.key) else { return };
+        let news = plans.advice().into_iter().filter(|(_, entry)| {
+            entry.merged.serves.contains(&task.fingerprint) && !known.contains(&entry.merged.advice.id())
+        });
+        let lines: Vec<Value> = news.map(|(_, entry)| entry::advised(entry, shape, wall)).collect();
+        for line in lines {
+            state.write(&line);
+        }
+    }
+}
+
+fn details_after(log: &SlowLogSettings) -> Duration {
+    if log.output.is_some() { DETAILS_AFTER.min(log.threshold_min()) } else { DETAILS_AFTER }
+}
+
+impl State {
+    /// Forgets all statistics, N+1 and executions; what was advised stands.
+    pub fn reset(&mut self, now: Instant) {
+        self.statistics.reset(now);
+        self.patterns.clear();
+        self.samples.clear();
+        self.recent.clear();
+    }
+
+    /// What is slow where neither database nor user says otherwise.
+    pub fn threshold(&self) -> Duration {
+        self.settings.threshold
+    }
+
+    /// The shape of this fingerprint, in whatever database.
+    pub fn find(&self, fingerprint: &str) -> Option<u64> {
+        let wanted = u64::from_str_radix(fingerprint, 16).ok().map(Fingerprint)?;
+        self.statistics.iter().find(|(_, shape)| shape.fingerprint == wanted).map(|(key, _)| key)
+    }
+
+    /// The text of a shape in the database of `key_of`, or nothing.
+    pub fn text(&self, fingerprint: Fingerprint, database_key: u64) -> &str {
+        self.statistics.get(fingerprint.0 ^ database_key).map_or("", |shape| &shape.text)
+    }
+
+    fn take(&mut self, record: &mut Record, now: Instant, wall: SystemTime) {
+        self.counts.statements += 1;
+        let key = statistics::key(record);
+        let shape = self.statistics.add(record);
+        if shape.text.is_empty()
+            && let Some(details) = &record.details
+        {
+            if details.is_shape {
+                shape.learn(&details.text);
+            } else {
+                let _ = analyze_into(&details.text, details.standard_conforming_strings, &mut self.shape);
+                shape.learn(&self.shape);
+            }
+        }
+        let lookup = Arc::clone(&shape.lookup);
+        if self.looks_for_repeats {
+            self.scopes.add(record, &lookup, &mut self.found);
+            if !self.found.is_empty() {
+                self.note_found(now, wall);
+            }
+        }
+        self.slow(key, record, now, wall);
+        if self.keeps_samples
+            && record.total >= DETAILS_AFTER
+            && record.sqlstate.is_none()
+            && let Some(details) = record.details.take()
+        {
+            let execution = Execution {
+                details: Arc::from(details),
+                client: Arc::clone(&record.client),
+                total: record.total,
+                ended: record.ended,
+            };
+            self.samples.add(key, &execution);
+        }
+    }
+
+    fn slow(&mut self, key: u64, record: &Record, now: Instant, wall: SystemTime) {
+        let client = &record.client;
+        let threshold =
+            record.slow.unwrap_or_else(|| self.settings.threshold_of(&client.database, &client.user));
+        if record.total < threshold {
+            return;
+        }
+        self.counts.slow += 1;
+        self.turn = self.turn.wrapping_add(1);
+        let is_sampled = self.turn.is_multiple_of(self.settings.sample);
+        let (per_shape, per_second) = (self.settings.per_shape, self.settings.per_second_max);
+        let admitted = is_sampled.then(|| self.limiter.admit(key, per_shape, per_second, record.ended));
+        let Some(suppressed) = admitted.flatten() else {
+            self.counts.suppressed += 1;
+            return;
+        };
+        let Some(shape) = self.statistics.get(key) else { return };
+        let age = now.saturating_duration_since(record.ended) + record.total;
+        let line = entry::slow(&Slow {
+            record,
+            shape,
+            began: wall.checked_sub(age).unwrap_or(wall),
+            threshold_ms: ms(threshold),
+            suppressed,
+            parameters: self.settings.parameters,
+            host: record.served.host().and_then(|host| self.hosts.get(host.0)),
+            analyzed: self.plans.of(key),
+        });
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.write(&line);
+        self.recent.push_back(line);
+    }
+
+    fn note_found(&mut self, now: Instant, wall: SystemTime) {
+        for found in std::mem::take(&mut self.found) {
+            self.counts.repeats += 1;
+            let pattern = self.patterns.add(&found);
+            let record = &found.last;
+            let key = found.child.0.0 ^ found.parent.0.0.rotate_left(1);
+            let (per_shape, per_second) = (self.settings.per_shape, self.settings.per_second_max);
+            let Some(suppressed) = self.limiter.admit(key, per_shape, per_second, record.ended) else {
+                continue;
+            };
+            let text = |fingerprint: Fingerprint| {
+                let shape = self.statistics.get(fingerprint.0 ^ record.client.database_key);
+                shape.map_or("", |shape| &*shape.text)
+            };
+            let age = now.saturating_duration_since(record.ended) + record.total;
+            let began = wall.checked_sub(age).unwrap_or(wall);
+            let texts = (text(found.parent.0), text(found.child.0));
+            let line = entry::repeated(&found, pattern, texts, began, suppressed);
+            self.write(&line);
+        }
+    }
+
+    fn sweep(&mut self, now: Instant, wall: SystemTime) {
+        self.scopes.sweep(now, &mut self.found);
+        self.note_found(now, wall);
+    }
+
+    fn write(&mut self, line: &Value) {
+        if self.settings.output.is_none() {
+            return;
+        }
+        if self.lines.len() >= LINES_MAX {
+            self.counts.lines_dropped += 1;
+            return;
+        }
+        self.lines.push_back(line.to_string());
+    }
+}
