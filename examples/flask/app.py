@@ -6,6 +6,8 @@ from flask import Flask, abort, jsonify, request
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+import tags  # noqa: F401: from here on each statement says which route it is for
+
 db = SQLAlchemy()
 
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::admin::table::{ColumnType, Table, row};
 use crate::advice::book::COLUMNS;
 use crate::client::Proxy;
+use crate::insight::entry::{without_strings, without_values};
 use crate::insight::histogram::Histogram;
 use crate::insight::patterns::Pattern;
 use crate::insight::plans::Analyzed;
@@ -78,12 +79,12 @@ fn query(shape: &Shape, analyzed: Option<&Analyzed>, minute: u32, now: Instant) 
     };
     let explained = analyzed.map(|analyzed| match &analyzed.outcome {
         Ok(verdict) => ExplainedView {
-            findings: verdict.findings.clone(),
+            findings: verdict.findings.iter().map(|finding| without_values(finding)).collect(),
             advice: verdict.advice.iter().map(crate::advice::verdict::Advice::id).collect(),
             no_index: verdict
                 .no_index
                 .as_ref()
-                .map(|(reason, detail)| format!("{}: {detail}", reason.as_str())),
+                .map(|(reason, detail)| format!("{}: {}", reason.as_str(), without_strings(detail))),
             error: None,
         },
         Err(error) => ExplainedView {

@@ -3,9 +3,11 @@
 //! It runs on a thread of its own (the parser wants a deep stack), never on a client's event loop. Looking for advice must
 //! not become the load: so many analyses in a minute, each with its timeouts, and none while the one before goes on.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::FutureExt as _;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
@@ -181,7 +183,9 @@ impl Advising {
                 answer => answer,
             }
         };
-        match tokio::time::timeout(ANALYSIS_MAX, asking).await {
+        // A mistake in an analysis must not end all others.
+        let asking = AssertUnwindSafe(tokio::time::timeout(ANALYSIS_MAX, asking)).catch_unwind();
+        match asking.await.map_err(|_| ended_unexpectedly())? {
             Ok(outcome) => outcome.map_err(|error| error.to_string()),
             Err(_) => Err("the analysis took too long".to_owned()),
         }

@@ -234,7 +234,7 @@ async fn load(
     }
     for row in session.rows(INDEXES, &[&oids]).await? {
         if let Some(table) = tables.get_mut(&row.get(0)) {
-            table.indexes.push(index(&row));
+            table.indexes.extend(index(&row));
         }
     }
     for row in session.rows(FOREIGN_KEYS, &[&oids]).await? {
@@ -253,8 +253,10 @@ async fn load(
     Ok(names)
 }
 
-fn index(row: &tokio_postgres::Row) -> Index {
-    let definitions: Vec<String> = row.get(9);
+/// `None`: it is being dropped, and what its catalog row says is gone already.
+fn index(row: &tokio_postgres::Row) -> Option<Index> {
+    let definitions: Vec<Option<String>> = row.get(9);
+    let definitions: Vec<String> = definitions.into_iter().collect::<Option<_>>()?;
     let classes: Vec<Option<String>> = row.get(10);
     let options: Vec<i32> = row.get(11);
     let key = |at: usize, class: &Option<String>| IndexKey {
@@ -264,16 +266,16 @@ fn index(row: &tokio_postgres::Row) -> Index {
         descending: options.get(at).is_some_and(|option| option & 1 != 0),
         nulls_first: options.get(at).is_some_and(|option| option & 2 != 0),
     };
-    Index {
+    Some(Index {
         name: row.get(1),
         method: row.get(2),
         is_unique: row.get(3),
         is_valid: row.get(4),
         is_constraint: row.get(5),
         predicate: row.get(6),
-        bytes: row.get(7),
+        bytes: row.get::<_, Option<f64>>(7)?,
         scans: u64::try_from(row.get::<_, i64>(8)).unwrap_or(0),
         keys: classes.iter().enumerate().map(|(at, class)| key(at, class)).collect(),
         include: definitions.get(classes.len()..).unwrap_or_default().to_vec(),
-    }
+    })
 }

@@ -20,6 +20,7 @@ use super::time::rfc3339;
 use crate::advice::book::Entry;
 use crate::config::LogParameters;
 use crate::sql::analyze::analyze_into;
+use crate::sql::scan::Scanner;
 
 /// The version of the schema.
 pub const SCHEMA: u32 = 1;
@@ -223,12 +224,24 @@ fn text(slow: &Slow<'_>) -> String {
 }
 
 /// A finding without the values in it: what PostgreSQL writes of a condition has the constants of one execution.
-fn without_values(finding: &str) -> String {
+pub fn without_values(finding: &str) -> String {
     let Some((before, rest)) = finding.split_once(" leaves ") else { return finding.to_owned() };
     let Some((condition, behind)) = rest.rsplit_once(" to be filtered") else { return finding.to_owned() };
     let mut shape = Vec::new();
     let _ = analyze_into(condition.as_bytes(), true, &mut shape);
     format!("{before} leaves {} to be filtered{behind}", String::from_utf8_lossy(&shape))
+}
+
+/// A text in which string constants stand as `?`.
+pub fn without_strings(text: &str) -> String {
+    let (mut out, mut end) = (String::with_capacity(text.len()), 0);
+    for token in Scanner::new(text.as_bytes(), true).filter(|token| token.kind.is_string()) {
+        out.push_str(text.get(end..token.span.start).unwrap_or_default());
+        out.push('?');
+        end = token.span.end;
+    }
+    out.push_str(text.get(end..).unwrap_or_default());
+    out
 }
 
 fn tags(record: &Record) -> Value {
@@ -288,5 +301,6 @@ mod tests {
         ] {
             assert_eq!(without_values(finding), shown);
         }
+        assert_eq!(without_strings("a LIKE 'x''y%': two letters"), "a LIKE ?: two letters");
     }
 }
