@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::table::{ColumnType, Table, row};
 use crate::client::{Activity, Proxy};
 use crate::control::{LockWait, lock_waits};
+use crate::sql::analyze::analyze_into;
 use ColumnType::{Int8, Text};
 
 /// What runs for so long is shown.
@@ -89,7 +90,13 @@ pub(super) async fn transactions(proxy: &Proxy) -> Vec<TransactionView> {
             wait_seconds: wait.and_then(|wait| wait.waited).map(|waited| waited.as_secs_f64()),
             blocked_by: wait.iter().flat_map(|wait| &wait.blockers).map(|of| of_process(*of)).collect(),
             fingerprint: known.as_ref().filter(|known| known.0.0 != 0).map(|known| known.0.to_string()),
-            last_statement: known.as_ref().map_or_else(String::new, |known| known.2.clone()),
+            last_statement: known
+                .as_ref()
+                .map(|known| known.2.clone())
+                .filter(|text| !text.is_empty())
+                // A shape that was never answered has no text here yet; the server has.
+                .or_else(|| wait.map(|wait| shape(&wait.text)))
+                .unwrap_or_default(),
             route: known.and_then(|known| known.3),
         });
     }
@@ -111,6 +118,13 @@ async fn locks(proxy: &Proxy) -> Vec<LockWait> {
         tracing::debug!(%error, "the primary does not tell who waits for locks");
         Vec::new()
     })
+}
+
+/// A text without its constants.
+fn shape(text: &str) -> String {
+    let mut shape = Vec::new();
+    let _ = analyze_into(text.as_bytes(), true, &mut shape);
+    String::from_utf8_lossy(&shape).into_owned()
 }
 
 /// The columns of SHOW TRANSACTIONS.

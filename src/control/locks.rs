@@ -17,6 +17,8 @@ pub struct LockWait {
     pub waited: Option<Duration>,
     /// What it wants: `transactionid ShareLock`, `relation AccessExclusiveLock public.t`.
     pub lock: String,
+    /// What it runs, as its client sent it.
+    pub text: String,
 }
 
 /// Names of relations are those of the login's database only.
@@ -24,7 +26,8 @@ const WAITS: &str = "
 SELECT a.pid, pg_catalog.pg_blocking_pids(a.pid),
        extract(epoch FROM pg_catalog.clock_timestamp() - a.state_change)::float8,
        pg_catalog.concat_ws(' ', l.locktype, l.mode,
-           CASE WHEN l.database = d.oid THEN l.relation::pg_catalog.regclass::text END)
+           CASE WHEN l.database = d.oid THEN l.relation::pg_catalog.regclass::text END),
+       COALESCE(a.query, '')
 FROM pg_catalog.pg_locks l
 JOIN pg_catalog.pg_stat_activity a USING (pid)
 LEFT JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
@@ -44,6 +47,7 @@ pub async fn lock_waits(host: &Host, servers: &ServerSettings) -> Result<Vec<Loc
             blockers: row.get::<_, Vec<i32>>(1).into_iter().map(process).collect(),
             waited: row.get::<_, Option<f64>>(2).and_then(|s| Duration::try_from_secs_f64(s).ok()),
             lock: row.get(3),
+            text: row.get(4),
         })
         .collect())
 }

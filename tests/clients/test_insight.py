@@ -328,6 +328,7 @@ def test_who_waits_for_whom(weir, articles):
         by_name = wait_until(seen, "who waits is told")
         assert by_name["holder"]["state"] == "idle_in_transaction"
         assert by_name["holder"]["last_statement"] == "update author set name = ? where id = ?"
+        assert by_name["waiter"]["last_statement"] == by_name["holder"]["last_statement"]
         assert by_name["waiter"]["blocked_by"] == f"client {by_name['holder']['id']}"
         assert float(by_name["holder"]["transaction_s"]) > 0
         holder.rollback()
