@@ -61,6 +61,8 @@ pub struct Analyzed {
     pub at: Instant,
     /// The mean at that time.
     mean: Duration,
+    /// Indexes or statistics were changed since.
+    is_stale: bool,
     /// The verdict, or why there is none.
     pub outcome: Result<Verdict, String>,
 }
@@ -78,7 +80,9 @@ impl Plans {
         let all: Duration = statistics.iter().map(|(_, shape)| shape.total.sum()).sum();
         let (key, _) = statistics
             .iter()
-            .filter(|(key, shape)| is_slow(shape, all) && self.is_due(*key, shape, now))
+            .filter(|(key, shape)| self.is_due(*key, shape, now))
+            // What was analyzed is looked at again also if it is slow no more: its advice must not stand for ever.
+            .filter(|(key, shape)| is_slow(shape, all) || self.analyzed.contains_key(key))
             .max_by_key(|(_, shape)| shape.total.sum())?;
         self.task(key, statistics, samples, now)
     }
@@ -118,9 +122,10 @@ impl Plans {
         if before.outcome.is_err() {
             return age > RETRY_AFTER;
         }
-        let (was, is) = (before.mean.as_secs_f64(), shape.total.mean().as_secs_f64());
-        let has_moved = is > was * MOVED || is * MOVED < was;
-        age > AGAIN_AFTER || age > RETRY_AFTER && has_moved
+        // Of late: an index that somebody has created elsewhere shows at once, and in the mean of all runs perhaps never.
+        let (was, is) = (before.mean.as_secs_f64(), shape.recent_mean().as_secs_f64());
+        let has_moved = is > 0.0 && (is > was * MOVED || is * MOVED < was);
+        before.is_stale || age > AGAIN_AFTER || age > RETRY_AFTER && has_moved
     }
 
     /// Takes in what an analysis came to.
@@ -142,7 +147,7 @@ impl Plans {
             let book = self.books.entry(Arc::clone(&task.dbname)).or_insert_with(|| Book::new(ADVISED_MAX));
             book.record(task.served.clone(), verdict.advice.clone(), wall);
         }
-        self.analyzed.insert(task.key, Analyzed { at: now, mean, outcome });
+        self.analyzed.insert(task.key, Analyzed { at: now, mean, is_stale: false, outcome });
     }
 
     /// What the last analysis of a shape came to.
@@ -171,10 +176,25 @@ impl Plans {
         self.books.values_mut().any(|book| book.dismiss(id))
     }
 
-    /// Tables may have been changed: all is to be looked at anew.
-    pub fn forget(&mut self) {
-        self.analyzed.clear();
+    /// Indexes or statistics may have been changed: all is to be looked at anew.
+    pub fn doubt(&mut self) {
+        self.analyzed.values_mut().for_each(|analyzed| analyzed.is_stale = true);
     }
+}
+
+/// Whether a statement changes what the planner has to choose from, by its shape.
+pub fn changes_plans(shape: &str) -> bool {
+    const BEGINNINGS: [&str; 8] = [
+        "create index",
+        "create unique index",
+        "create extension",
+        "drop index",
+        "alter table",
+        "analyze",
+        "reindex",
+        "vacuum",
+    ];
+    BEGINNINGS.iter().any(|beginning| shape.starts_with(beginning))
 }
 
 fn is_slow(shape: &Shape, all: Duration) -> bool {

@@ -13,12 +13,12 @@ use serde_json::Value;
 use super::entry::{self, HostName, Slow, ms};
 use super::limit::Limiter;
 use super::patterns::Patterns;
-use super::plans::{Plans, Task};
+use super::plans::{Plans, Task, changes_plans};
 use super::queue::Queue;
 use super::record::{Client, Record};
 use super::repeats::{Found, Scopes};
 use super::samples::{Execution, Samples};
-use super::statistics::{self, Statistics};
+use super::statistics::{self, Shape, Statistics};
 use super::watch::{Terms, Watch};
 use crate::advice::verdict::Verdict;
 use crate::config::{InsightSettings, LogParameters, SlowLogSettings};
@@ -200,7 +200,7 @@ impl Insight {
     /// Takes in what an analysis came to; advice that is new goes into the slow-query log.
     pub fn analyzed(&self, task: &Task, outcome: Result<Verdict, String>, now: Instant, wall: SystemTime) {
         let mut state = self.state();
-        let mean = state.statistics.get(task.key).map(|shape| shape.total.mean()).unwrap_or_default();
+        let mean = state.statistics.get(task.key).map(Shape::recent_mean).unwrap_or_default();
         let known: Vec<String> =
             state.plans.advice().iter().map(|(_, entry)| entry.merged.advice.id()).collect();
         state.plans.record(task, outcome, mean, now, wall);
@@ -260,6 +260,9 @@ impl State {
             }
         }
         let lookup = Arc::clone(&shape.lookup);
+        if record.sqlstate.is_none() && changes_plans(&shape.text) {
+            self.plans.doubt();
+        }
         if self.looks_for_repeats {
             self.scopes.add(record, &lookup, &mut self.found);
             if !self.found.is_empty() {

@@ -155,6 +155,15 @@ impl Shape {
         self.last_seen = self.last_seen.max(other.last_seen);
     }
 
+    /// The mean of the last two minutes in which it ran; zero: it did not.
+    pub fn recent_mean(&self) -> Duration {
+        let last = self.minutes.iter().map(|minute| minute.number).max().unwrap_or_default();
+        let recent = self.minutes.iter().filter(|minute| minute.calls > 0 && minute.number + 1 >= last);
+        let (calls, total) = recent
+            .fold((0, 0), |(calls, us), minute| (calls + u64::from(minute.calls), us + minute.total_us));
+        Duration::from_micros(total.checked_div(calls).unwrap_or_default())
+    }
+
     /// What the statement is called: `SELECT articles`.
     pub fn summary(&self) -> String {
         self.lookup.summary()

@@ -26,9 +26,6 @@ const TEXT_BYTES_MAX: usize = 64 << 10;
 /// Longer parameters are not kept.
 const PARAMETERS_BYTES_MAX: usize = 8 << 10;
 
-/// An idle client's buffer.
-const IDLE_BYTES_MAX: usize = 512;
-
 /// What all watches are told, and may be told anew while Weir runs.
 #[derive(Debug)]
 pub struct Terms {
@@ -447,9 +444,10 @@ impl Watch {
     /// Gives unused memory back.
     pub fn trim(&mut self) {
         if self.pending.is_empty() {
-            self.bytes.clear();
-            self.bytes.shrink_to(IDLE_BYTES_MAX);
-            self.pending.shrink_to(4);
+            // What an idle client keeps is what thousands of them keep.
+            self.bytes = Vec::new();
+            self.pending = VecDeque::new();
+            self.bound = Bound::default();
         }
     }
 }
