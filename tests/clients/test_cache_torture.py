@@ -371,8 +371,9 @@ def run(torture: Torture, *others, is_enough=lambda: True) -> tuple[int, dict]:
     moved = {name: after[name] - before[name] for name in after if "cache" in name and after[name] > before[name]}
     hits, reads = int(moved.get(HIT, 0)), sum(torture.reads.values())
     print(f"{reads} reads, {hits} hits, {sum(torture.ways.values())} writes and more in {time.monotonic() - began:.0f} s: {dict(torture.ways)}; {moved}")
-    assert not torture.broken, torture.broken[:5]
+    # A machine that is too busy for its servers breaks off; what was wrong until then is wrong all the same.
     assert not torture.wrong, torture.wrong[:5]
+    assert not torture.broken, torture.broken[:5]
     return hits, moved
 
 
