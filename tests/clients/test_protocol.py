@@ -813,6 +813,10 @@ def test_terminate_behind_a_write_still_commits_it(connection, schema):
     assert connection.value("select count(*) from t") == "1"
 
 
+@pytest.mark.skipif(
+    targets.NOISY and targets.BEHIND_PROXY,
+    reason="who closes its side while it has to wait for a server connection, as among neighbors, is taken to have left",
+)
 def test_half_closed_client_still_gets_its_answers(schema):
     """`psql` in a pipe and netcat shut down their sending side and then read."""
     connection = Connection.login(schema.base_url)
