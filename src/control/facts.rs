@@ -190,9 +190,11 @@ async fn load(
     let mut tables: HashMap<u32, Table> = HashMap::new();
     for row in session.rows(TABLES, &[&namespaces, &names]).await? {
         let root: Option<String> = row.get(8);
+        // It is being dropped: its files are gone, and soon its row.
+        let Some(pages) = row.get(3) else { continue };
         let table = Table {
             name: (row.get(1), row.get(2)),
-            pages: row.get(3),
+            pages,
             tuples: row.get(4),
             analyzed_pages: row.get(5),
             all_visible: row.get(6),
