@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
-use weir::sql::scan::Scanner;
+use weir::sql::scan::{Scanner, TokenKind};
 use weir::sql::{Template, analyze};
 
 #[test]
@@ -47,6 +47,24 @@ fn parameters(template: &Template) -> Vec<(u32, String)> {
     parameters
 }
 
+/// The template's text with its values in place of its parameters. A string may hold what looks like one.
+fn with_values(template: &Template) -> String {
+    let (text, parameters) = (&template.text, parameters(template));
+    let (mut back, mut copied, mut values) = (Vec::new(), 0, parameters.iter().enumerate());
+    for token in Scanner::new(text, true).filter(|token| token.kind == TokenKind::Parameter) {
+        let (index, (oid, value)) = values.next().unwrap();
+        assert_eq!(token.span.of(text), format!("${}", index + 1).as_bytes());
+        back.extend_from_slice(&text[copied..token.span.start]);
+        back.extend(
+            if *oid == 0 { format!("'{}'", value.replace('\'', "''")) } else { value.clone() }.bytes(),
+        );
+        copied = token.span.end;
+    }
+    assert_eq!(values.next(), None);
+    back.extend_from_slice(&text[copied..]);
+    String::from_utf8(back).unwrap()
+}
+
 #[test]
 fn standard_strings_and_bytes_only() {
     let (mut template, text) = (Template::default(), b"select a from t where a = 5");
@@ -71,11 +89,7 @@ proptest! {
         let text = format!("select a from t where {}", pieces.concat());
         let mut template = Template::default();
         if template.take(text.as_bytes(), true) {
-            let mut back = String::from_utf8(template.text.clone()).unwrap();
-            for (index, (oid, value)) in parameters(&template).iter().enumerate().rev() {
-                let constant = if *oid == 0 { format!("'{}'", value.replace('\'', "''")) } else { value.clone() };
-                back = back.replace(&format!("${}", index + 1), &constant);
-            }
+            let back = with_values(&template);
             let tokens = |text: &str| {
                 let tokens = Scanner::new(text.as_bytes(), true).map(|token| token.span.of(text.as_bytes()).to_vec());
                 tokens.filter(|token| !token.starts_with(b"/*") && !token.starts_with(b"--")).collect::<Vec<_>>()
