@@ -107,7 +107,7 @@ def weir(tmp_path_factory):
 def client(weir):
     with Connection.login(weir.address, options=f"-c search_path={SCHEMA}") as connection:
         # Until the catalog is loaded.
-        wait_until(lambda: is_prepared(connection, "select id from kinds where parent = {}"), "reads are known")
+        becomes_prepared(connection, "select id from kinds where parent = {}")
         yield connection
 
 
@@ -123,6 +123,11 @@ def is_prepared(client, text: str) -> bool:
         client.query(text.format(value))
     prepared = client.query("select statement from pg_prepared_statements")
     return any(statement == text.format("$1").encode() for (statement,) in rows(prepared))
+
+
+def becomes_prepared(client, text: str) -> None:
+    """Others change the catalog meanwhile, and until it has been read anew no read is known to be one."""
+    wait_until(lambda: is_prepared(client, text), f"{text} runs prepared")
 
 
 def seen(answer) -> list[tuple[str, bytes]]:
@@ -141,8 +146,8 @@ def test_every_message_is_the_same(client, direct, name, block):
 
 
 def test_it_is_what_runs(client):
-    assert is_prepared(client, "select name from kinds where id = {}")
-    assert is_prepared(client, "select name from kinds where parent = {} limit 3")
+    becomes_prepared(client, "select name from kinds where id = {}")
+    becomes_prepared(client, "select name from kinds where parent = {} limit 3")
     # Nobody knows what it does.
     assert not is_prepared(client, "select name, random() from kinds where id = {}")
     # It was sent as it came once it had been refused.
@@ -161,7 +166,7 @@ def test_it_can_be_switched_off(tmp_path, weir):
 def test_a_changed_table_is_seen(client, direct):
     for sql in ("drop table if exists changing", "create table changing as select 1 as id, 'a' as v"):
         assert not errors(client.query(f"set client_min_messages = error; {sql}"))
-    wait_until(lambda: is_prepared(client, "select * from changing where id = {}"), "the table is known")
+    becomes_prepared(client, "select * from changing where id = {}")
     for change in ("alter table changing add w int default 7", "alter table changing alter v type varchar(3)", "alter table changing rename v to x"):
         # Past Weir, so that nothing but the server tells.
         assert not errors(direct.query(change))
