@@ -101,6 +101,7 @@ pub(super) struct Sought<'a> {
     /// A parameter's value stands for the current time.
     pub(super) names_time: bool,
     pub(super) block: Block,
+    pub(super) now: Instant,
 }
 
 /// One key that is looked for.
@@ -113,6 +114,7 @@ struct Search<'a> {
     database: &'a Arc<Database>,
     /// It was asked of other Weirs before.
     asked: Option<Box<Filling>>,
+    now: Instant,
 }
 
 /// What the worker and the database know.
@@ -181,6 +183,7 @@ impl Caching {
                 terms: &terms,
                 database,
                 asked,
+                now: sought.now,
             };
             self.find(search, proxy.started)
         });
@@ -193,10 +196,9 @@ impl Caching {
 
     /// Looks for a key; an error says why nothing is there and nothing will be.
     fn find(&mut self, search: Search<'_>, started: Instant) -> Result<Looked, Reason> {
-        let Search { key, verdict, plan, describes, terms, database, asked } = search;
+        let Search { key, verdict, plan, describes, terms, database, asked, now } = search;
         let changes = plan.effect.changes;
         let has_waited = std::mem::take(&mut self.has_waited);
-        let now = Instant::now();
         let since = now.saturating_duration_since(started);
         let asked = asked.filter(|asked| asked.hash == key.hash());
         let mut is_hot = terms.at_once;
@@ -316,7 +318,7 @@ impl Caching {
             return Err(Reason::Time);
         }
         match self.settings.cache.freshness {
-            CacheFreshness::Stream if !database.stream.vouches(Instant::now()) => {
+            CacheFreshness::Stream if !database.stream.vouches(sought.now) => {
                 return Err(Reason::NoStream);
             }
             CacheFreshness::Stream | CacheFreshness::Proxy | CacheFreshness::Ttl => {}
@@ -473,7 +475,12 @@ fn report_mismatch(cache: &Cache, known: &Arc<Entry>, hash: u64) {
 
 impl Conversation {
     /// Answers a unit from memory.
-    pub(super) async fn serve_from_memory(&mut self, entry: &Entry, unit_bytes: usize) -> Result<(), Fault> {
+    pub(super) async fn serve_from_memory(
+        &mut self,
+        entry: &Entry,
+        unit_bytes: usize,
+        now: Instant,
+    ) -> Result<(), Fault> {
         if self.connection.is_clogged() {
             // The client has asked for more than it has read yet.
             Box::pin(self.unclogged()).await?;
@@ -486,7 +493,7 @@ impl Conversation {
         *self.connection.output() = output;
         answered?;
         self.connection.consume(unit_bytes);
-        self.note_rest();
+        self.note_rest_since(now);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Proxy;
 use super::caching::Filling;
@@ -55,6 +55,9 @@ struct Taken {
     replica: Option<HostId>,
     /// The block that is open there, as it was before that.
     block: Option<Box<LazyBlock>>,
+    /// When the client asked for it, and since when it is the client's.
+    asked: Instant,
+    since: Instant,
 }
 
 impl Conversation {
@@ -84,7 +87,7 @@ impl Conversation {
             fault.respond(Severity::Fatal, self.connection.output());
         }
         // A client that does not read its farewell must not hold its task.
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), self.connection.close()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.connection.close()).await;
     }
 
     async fn serve(&mut self) -> Result<(), Fault> {
@@ -113,9 +116,9 @@ impl Conversation {
                             self.leave_replica(*held).await;
                         }
                     }
-                    Routed::Cached(entry) => {
-                        self.serve_from_memory(&entry, unit_bytes).await?;
-                        self.note_hit(&entry, is_idle);
+                    Routed::Cached(entry, now) => {
+                        self.serve_from_memory(&entry, unit_bytes, now).await?;
+                        self.note_hit(&entry, is_idle, now);
                     }
                     Routed::Fetched(landing) => match Box::pin(self.wait_for_flight(landing)).await {
                         Err(fault @ Fault::Acquire(_)) => self.refuse(&fault)?,
@@ -159,9 +162,15 @@ impl Conversation {
 
     /// What the client does next is its own time.
     pub(super) fn note_rest(&self) {
+        self.note_rest_since(Instant::now());
+    }
+
+    /// Likewise, since `now`.
+    #[inline]
+    pub(super) fn note_rest_since(&self, now: Instant) {
         let in_block = self.is_in_block();
         let activity = if in_block { Activity::IdleInTransaction } else { Activity::Idle };
-        self.entry.handle.set_activity(activity, Instant::now());
+        self.entry.handle.set_activity(activity, now);
     }
 
     /// Decides where the unit goes, and counts why.
@@ -256,14 +265,11 @@ impl Conversation {
     /// Takes a server connection; where a replica has none to give, to the primary.
     async fn acquire(&mut self, target: Target) -> Result<Taken, Fault> {
         let now = Instant::now();
-        if let Some(watch) = &mut self.watch {
-            watch.read(now);
-        }
         if let Some(held) = self.held.take() {
             if target == Target::Replica(held.host) {
                 self.entry.handle.set_activity(Activity::Active, now);
                 let Held { lease, host, block } = *held;
-                return Ok(Taken { lease, replica: Some(host), block: Some(block) });
+                return Ok(Taken { lease, replica: Some(host), block: Some(block), asked: now, since: now });
             }
             self.leave_replica(*held).await;
         }
@@ -272,16 +278,22 @@ impl Conversation {
             Target::Primary => None,
         };
         let (mut replica, mut free) = replica.unzip();
+        let mut since = now;
         let mut lease = loop {
             let lease = match free.take() {
                 Some(lease) => lease,
-                None => self.acquire_on_primary(now).await?,
+                None => {
+                    let (lease, had) = self.acquire_on_primary(now).await?;
+                    since = had;
+                    lease
+                }
             };
             if lease.state.settings == *self.session.settings() {
                 break lease;
             }
             if let Some(lease) = Box::pin(lease.calmed()).await {
                 lease.cancel.hold();
+                since = Instant::now();
                 break lease;
             }
             replica = None;
@@ -293,18 +305,20 @@ impl Conversation {
         self.last_server = lease.id;
         handle.set_activity(Activity::Active, now);
         handle.set_target(Some(Arc::clone(&lease.cancel)));
-        Ok(Taken { lease, replica, block: None })
+        Ok(Taken { lease, replica, block: None, asked: now, since })
     }
 
-    async fn acquire_on_primary(&mut self, now: Instant) -> Result<Lease, Fault> {
+    /// Gives also when it was had, which is `now` for who need not wait.
+    async fn acquire_on_primary(&mut self, now: Instant) -> Result<(Lease, Instant), Fault> {
         if let Some(lease) = self.pool().and_then(|pool| pool.try_acquire(self.want())) {
-            return Ok(lease);
+            return Ok((lease, now));
         }
         self.entry.handle.clear_cancel();
         self.entry.handle.set_activity(Activity::Waiting, now);
         let waited = Box::pin(self.wait_for_server()).await;
-        self.entry.handle.set_activity(Activity::Idle, Instant::now());
-        waited
+        let now = Instant::now();
+        self.entry.handle.set_activity(Activity::Idle, now);
+        Ok((waited?, now))
     }
 
     fn acquire_on_replica(&self, host: HostId) -> Option<Lease> {
@@ -344,9 +358,8 @@ impl Conversation {
         allowance: Option<usize>,
         mut filling: Option<Box<Filling>>,
     ) -> Result<Relayed, Fault> {
-        let Taken { mut lease, replica, mut block } = taken;
-        let started = Instant::now();
-        self.watch_begins(replica, filling.is_some(), started);
+        let Taken { mut lease, replica, mut block, asked, since } = taken;
+        self.watch_begins(replica, filling.is_some(), asked, since);
         self.session.set_reading(allowance.is_some());
         self.session.tell_settings_unless_changed(&mut lease.state, self.connection.output());
         if opens_block {
@@ -384,9 +397,12 @@ impl Conversation {
             routing: self.routing.as_deref_mut(),
             watch: self.watch.as_deref_mut(),
             down: 0,
+            filled: since,
             filling: filling.as_deref_mut(),
         };
         let outcome = relay.run().await;
+        // What the server said last was the end of it.
+        let ended = if matches!(outcome, Ok(Relayed::Released)) { relay.filled } else { Instant::now() };
         let (traffic, midway) = (relay.traffic, relay.passing_up > 0 || relay.passing_down > 0);
         self.cut_off = relay.passing_down > 0;
         let taken = unit.len() - relay.allowance.unwrap_or(0).min(unit.len());
@@ -412,7 +428,7 @@ impl Conversation {
         if let Some(watch) = &mut self.watch {
             watch.ends(self.session.settings());
         }
-        record(lease.pool(), traffic, started);
+        record(lease.pool(), traffic, ended.saturating_duration_since(since));
         if let (Some(host), Err(Fault::ServerGone(_) | Fault::ServerEnded)) = (replica, &outcome)
             && let Some(splitting) = &self.proxy.splitting
         {
@@ -433,17 +449,23 @@ impl Conversation {
             self.note_rest();
             return outcome;
         }
-        self.settle(lease, &outcome, midway).await;
+        self.settle(lease, &outcome, midway, ended).await;
         if reruns { Ok(Relayed::Released) } else { outcome }
     }
 
     /// Gives the server connection back, cleans it first, or closes it.
-    async fn settle(&mut self, mut lease: Lease, outcome: &Result<Relayed, Fault>, midway: bool) {
+    async fn settle(
+        &mut self,
+        mut lease: Lease,
+        outcome: &Result<Relayed, Fault>,
+        midway: bool,
+        now: Instant,
+    ) {
         // From here on no cancel can be announced; one that was is waited for before anybody else gets the
         // connection.
         let handle = &self.entry.handle;
         handle.set_target(None);
-        self.note_rest();
+        self.note_rest_since(now);
         handle.set_pins(self.session.pins());
         if !lease.cancel.is_settled() {
             lease.cancel.settled().await;
@@ -454,7 +476,7 @@ impl Conversation {
                 self.session.unpinned();
                 lease.give_back_dirty(TransactionStatus::Idle);
             }
-            Ok(Relayed::Released) => lease.give_back(),
+            Ok(Relayed::Released) => lease.give_back_at(now),
             Ok(Relayed::Left)
             | Err(Fault::ClientGone | Fault::Ended(..) | Fault::Malformed(_) | Fault::Refused(_))
                 if !midway
@@ -533,8 +555,8 @@ pub(super) fn ended_by_administrator() -> Fault {
 }
 
 /// Adds to the pool's counters.
-fn record(pool: &Pool, traffic: Traffic, started: Instant) {
-    let elapsed = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+fn record(pool: &Pool, traffic: Traffic, elapsed: Duration) {
+    let elapsed = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
     let stats = &pool.stats;
     stats.received.fetch_add(traffic.received, Ordering::Relaxed);
     stats.sent.fetch_add(traffic.sent, Ordering::Relaxed);

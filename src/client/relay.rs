@@ -101,6 +101,8 @@ pub(super) struct Relay<'a> {
     pub(super) watch: Option<&'a mut Watch>,
     /// Bytes of the server that were looked at.
     pub(super) down: u64,
+    /// When the server was last heard.
+    pub(super) filled: Instant,
     /// Takes a copy of the result.
     pub(super) filling: Option<&'a mut Filling>,
 }
@@ -145,10 +147,11 @@ impl Relay<'_> {
                 match self.lease.connection.poll_fill(context) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.server_gone())),
                     Poll::Ready(Ok(count)) => {
+                        self.filled = Instant::now();
                         if let Some(watch) = &mut self.watch
                             && watch.is_waiting()
                         {
-                            watch.filled(Instant::now());
+                            watch.filled(self.filled);
                         }
                         self.take_from_server(context)?;
                         if !self.lease.state.in_setup() {
@@ -210,7 +213,7 @@ impl Relay<'_> {
             self.handle.set_pins(self.session.pins());
             let in_block = self.session.status() != TransactionStatus::Idle;
             let activity = if in_block { Activity::IdleInTransaction } else { Activity::Idle };
-            self.handle.set_activity(activity, Instant::now());
+            self.handle.set_activity(activity, self.filled);
         }
     }
 

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use super::Proxy;
 use super::caching::{Around, Caching, Filling, Looked, Sought};
@@ -102,8 +103,8 @@ pub(super) enum Routed {
     Leaves,
     /// Nowhere: this is the answer, and why there is one.
     Here(Vec<u8>, Reason),
-    /// Likewise, from memory.
-    Cached(Arc<Entry>),
+    /// Likewise, from memory, where it was looked for at this time.
+    Cached(Arc<Entry>, Instant),
     /// Nowhere yet: another client is fetching the answer.
     Fetched(Landing),
     /// Likewise: another Weir may have it.
@@ -149,7 +150,7 @@ impl Routed {
         match self {
             Self::Leaves | Self::Fetched(_) | Self::Shared(_) => None,
             Self::Here(_, reason) | Self::To { reason, .. } => Some(*reason),
-            Self::Cached(_) => Some(Reason::Memory),
+            Self::Cached(..) => Some(Reason::Memory),
         }
     }
 }
@@ -274,11 +275,12 @@ impl Routing {
         let filling = match single
             .map(|single| self.look(session, block, unit, &plan, &single, contents.names_time, proxy))
             .transpose()?
+            .flatten()
         {
-            Some(Looked::Hit(entry)) => return Ok(Routed::Cached(entry)),
-            Some(Looked::Wait(landing)) => return Ok(Routed::Fetched(landing)),
-            Some(Looked::Share(filling)) => return Ok(Routed::Shared(filling)),
-            Some(Looked::Ask(filling)) => filling,
+            Some((Looked::Hit(entry), now)) => return Ok(Routed::Cached(entry, now)),
+            Some((Looked::Wait(landing), _)) => return Ok(Routed::Fetched(landing)),
+            Some((Looked::Share(filling), _)) => return Ok(Routed::Shared(filling)),
+            Some((Looked::Ask(filling), _)) => filling,
             None => None,
         };
         let facts = Facts {
@@ -324,8 +326,8 @@ impl Routing {
         classified: &Classified,
         names_time: bool,
         proxy: &Proxy,
-    ) -> Result<Looked, Malformed> {
-        let Some(caching) = &mut self.caching else { return Ok(Looked::Ask(None)) };
+    ) -> Result<Option<(Looked, Instant)>, Malformed> {
+        let Some(caching) = &mut self.caching else { return Ok(None) };
         let mut memos = proxy.memos(self.worker);
         let plans = memos.plans_of(&self.database);
         let changes = self.database.catalog.changes();
@@ -336,8 +338,9 @@ impl Routing {
         let catalog = plans.reader.current().ok().map(Arc::clone);
         let mut around =
             Around { verdicts: &mut plans.verdicts, catalog: catalog.as_deref(), database: &self.database };
-        let sought = Sought { unit, plan, classified, names_time, block };
-        caching.look(&sought, session, &mut around, proxy)
+        let now = Instant::now();
+        let sought = Sought { unit, plan, classified, names_time, block, now };
+        Ok(Some((caching.look(&sought, session, &mut around, proxy)?, now)))
     }
 
     /// A unit that memory has no answer for, whatever it does.

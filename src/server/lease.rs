@@ -65,8 +65,13 @@ impl Lease {
     }
 
     /// Gives the connection back: it is idle, clean and in order.
+    pub fn give_back(self) {
+        self.give_back_at(Instant::now());
+    }
+
+    /// Likewise, where it is known that it is `now`.
     #[inline]
-    pub fn give_back(mut self) {
+    pub fn give_back_at(mut self, now: Instant) {
         let Some(mut server) = self.server.take() else {
             return;
         };
@@ -75,7 +80,7 @@ impl Lease {
             Self::return_later(Arc::clone(&self.pool), async move { server.calmed(&calm).await });
             return;
         }
-        server.released = Instant::now();
+        server.released = now;
         Self { server: Some(server), pool: Arc::clone(&self.pool) }.hand_over();
     }
 

@@ -93,7 +93,7 @@ impl Pool {
                 Ok(mut server) => {
                     self.stats.opened.fetch_add(1, Ordering::Relaxed);
                     place.became(&mut server);
-                    self.lease(server).give_back();
+                    self.lease(Box::new(server)).give_back();
                     self.open_more(worker);
                     return;
                 }
@@ -152,7 +152,7 @@ impl Pool {
         })?;
         self.stats.opened.fetch_add(1, Ordering::Relaxed);
         place.became(&mut server);
-        Ok(self.lease(server))
+        Ok(self.lease(Box::new(server)))
     }
 
     /// A place for a connection that is about to be opened, if limits allow it; an idle one makes room.

@@ -110,7 +110,7 @@ pub struct Pool {
 /// What the lock guards.
 #[derive(Debug, Default)]
 pub(super) struct Inner {
-    pub(super) idle: Vec<Server>,
+    pub(super) idle: Vec<Box<Server>>,
     /// On loan or idle.
     pub(super) open: usize,
     /// Being opened for whoever comes first.
@@ -180,8 +180,8 @@ impl Pool {
         self.database_open.fetch_sub(count, Ordering::Relaxed);
     }
 
-    pub(super) fn lease(self: &Arc<Self>, server: Server) -> Lease {
-        Lease { server: Some(Box::new(server)), pool: Arc::clone(self) }
+    pub(super) fn lease(self: &Arc<Self>, server: Box<Server>) -> Lease {
+        Lease { server: Some(server), pool: Arc::clone(self) }
     }
 
     /// A connection is gone.
@@ -216,13 +216,14 @@ impl Pool {
     /// The free connections.
     pub fn idle_servers(&self) -> Vec<IdleServer> {
         let inner = self.lock();
-        let view = |server: &Server| IdleServer {
+        let now = Instant::now();
+        let view = |server: &Box<Server>| IdleServer {
             process: server.cancel.process(),
             opened: server.opened,
             released: server.released,
             tls: server.connection.stream().is_tls(),
             prepared: server.state.prepared.len(),
-            outdated: self.is_outdated(server, &inner),
+            outdated: self.is_outdated(server, &inner, now),
         };
         inner.idle.iter().map(view).collect()
     }
@@ -233,11 +234,12 @@ impl Pool {
         let mut dead = Vec::new();
         let waiting = {
             let mut inner = self.lock();
+            let now = Instant::now();
             let mut spare = inner.open.saturating_sub(self.settings.min);
             let idle = std::mem::take(&mut inner.idle);
             for mut server in idle {
-                let expired = spare > 0 && exceeds(server.released, self.settings.idle_timeout);
-                if server.is_alive() && !expired && !self.is_outdated(&server, &inner) {
+                let expired = spare > 0 && exceeds(server.released, now, self.settings.idle_timeout);
+                if server.is_alive() && !expired && !self.is_outdated(&server, &inner, now) {
                     inner.idle.push(server);
                 } else {
                     spare = spare.saturating_sub(1);
@@ -256,8 +258,8 @@ impl Pool {
         self.open_more(worker);
     }
 
-    pub(super) fn is_outdated(&self, server: &Server, inner: &Inner) -> bool {
-        server.generation != inner.generation || exceeds(server.opened, self.settings.lifetime)
+    pub(super) fn is_outdated(&self, server: &Server, inner: &Inner, now: Instant) -> bool {
+        server.generation != inner.generation || exceeds(server.opened, now, self.settings.lifetime)
     }
 
     /// Closes all idle connections; those on loan are closed when they come back (RECONNECT, DROP DATABASE).
@@ -305,6 +307,6 @@ impl Pool {
     }
 }
 
-fn exceeds(since: Instant, limit: Option<Duration>) -> bool {
-    limit.is_some_and(|limit| since.elapsed() >= limit)
+fn exceeds(since: Instant, now: Instant, limit: Option<Duration>) -> bool {
+    limit.is_some_and(|limit| now.saturating_duration_since(since) >= limit)
 }

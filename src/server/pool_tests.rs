@@ -113,7 +113,7 @@ impl World {
     fn opened(&mut self) {
         let mut server = self.fresh();
         Connecting { pool: &self.pool, own: false, done: false }.became(&mut server);
-        self.pool.lease(server).give_back();
+        self.pool.lease(Box::new(server)).give_back();
         self.pool.open_more(0);
     }
 

@@ -125,7 +125,7 @@ impl Pool {
         Some(self.lease(server))
     }
 
-    fn take_free(&self, inner: &mut Inner, want: Acquire<'_>) -> Option<Server> {
+    fn take_free(&self, inner: &mut Inner, want: Acquire<'_>) -> Option<Box<Server>> {
         if inner.paused {
             return None;
         }
@@ -196,7 +196,8 @@ impl Lease {
     pub(super) fn hand_over(mut self) {
         let pool = Arc::clone(&self.pool);
         let mut inner = pool.lock();
-        let is_usable = !pool.is_outdated(&self, &inner) && self.is_in_order() && !inner.closing;
+        let is_usable =
+            !pool.is_outdated(&self, &inner, self.released) && self.is_in_order() && !inner.closing;
         let mut passed_over = 0;
         while is_usable && !inner.paused && passed_over < inner.waiters.len() {
             if !inner.waiters[passed_over].placeholders.cover(&self.state.placeholders) {
@@ -225,7 +226,7 @@ impl Lease {
             return;
         }
         if let Some(server) = self.server.take() {
-            inner.idle.push(*server);
+            inner.idle.push(server);
         }
         let is_short = inner.waiters.len() > inner.connecting;
         drop(inner);
@@ -238,7 +239,7 @@ impl Lease {
 
 /// Takes an idle connection that fits, the last one used first: of the client's own event loop and with its settings if
 /// one is near.
-fn take_idle(idle: &mut Vec<Server>, want: Acquire<'_>) -> Option<Server> {
+fn take_idle(idle: &mut Vec<Box<Server>>, want: Acquire<'_>) -> Option<Box<Server>> {
     let all = || idle.iter().enumerate().rev().filter(|(_, server)| want.accepts(server));
     // Those that have seen none of its custom settings stay fit for everybody.
     let knowing = || all().filter(|(_, server)| server.state.placeholders.cover(want.placeholders));
