@@ -34,7 +34,7 @@ fn main() {
             let at = at % texts.len();
             watch.unit(true);
             watch.read(now);
-            watch.query(texts[at].as_bytes(), &analyses[at], true.into());
+            watch.query(texts[at].as_bytes(), Arc::clone(&analyses[at]), true.into());
             // The clock that the relay reads.
             watch.filled(Instant::now());
             watch.answered(Answer::Complete(b"SELECT 1"), 60, &settings);

@@ -73,7 +73,7 @@ pub(super) fn note_sent(
             }
         }
         frontend::QUERY if is_owed => match (session.take_queried(), frontend::query(message.body)) {
-            (Some(analysis), Ok(text)) => watch.query(text, &analysis, session.lexing()),
+            (Some(analysis), Ok(text)) => watch.query(text, analysis, session.lexing()),
             _ => watch.sync(),
         },
         frontend::EXECUTE if is_owed => {
@@ -145,19 +145,26 @@ impl Conversation {
         }
     }
 
-    /// What was read goes to a server connection from `now` on.
-    pub(super) fn watch_begins(&mut self, replica: Option<HostId>, fills: bool, now: Instant) {
+    /// What was read goes to a server connection from `now` on; it was asked for
+    /// at `asked`.
+    pub(super) fn watch_begins(
+        &mut self,
+        replica: Option<HostId>,
+        fills: bool,
+        asked: Instant,
+        now: Instant,
+    ) {
         let Some(watch) = &mut self.watch else { return };
         let served = match replica {
             Some(host) => Served::Replica(host),
             None => Served::Primary(self.proxy.hosts.primary()),
         };
-        watch.begins(served, if fills { Cached::Fill } else { Cached::Bypass }, now);
+        watch.begins(served, if fills { Cached::Fill } else { Cached::Bypass }, asked, now);
     }
 
     /// Memory has answered a unit.
     #[inline]
-    pub(super) fn note_hit(&mut self, entry: &Arc<Entry>, is_idle: bool) {
+    pub(super) fn note_hit(&mut self, entry: &Arc<Entry>, is_idle: bool, now: Instant) {
         let Some(watch) = &mut self.watch else { return };
         watch.unit(is_idle);
         let rows = &entry.recorded.rows;
@@ -170,6 +177,6 @@ impl Conversation {
             bytes: rows.len() as u64,
             reason: Reason::Memory,
         };
-        watch.hit(hit, self.session.settings(), Instant::now());
+        watch.hit(hit, self.session.settings(), now);
     }
 }

@@ -11,6 +11,7 @@ pub mod histogram;
 pub mod html;
 pub mod limit;
 pub mod lookup;
+mod noted;
 pub mod patterns;
 pub mod plans;
 pub mod queue;

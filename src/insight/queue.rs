@@ -7,12 +7,16 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::record::{Details, Record};
+use super::noted::Noted;
+use super::record::Details;
 use super::tags::Known;
 use crate::sql::{Analysis, Fingerprint};
 
 /// Records that wait at most; more than a worker's statements of a tenth of a second.
 pub const RECORDS_MAX: usize = 16_384;
+
+/// Room that is kept, in records.
+const ROOM_MIN: usize = 64;
 
 /// Shapes whose text was handed over not long ago, as a table of hashes.
 const ANNOUNCED: usize = 4096;
@@ -26,7 +30,9 @@ pub struct Queue {
 
 #[derive(Debug)]
 struct Inner {
-    records: Vec<Record>,
+    records: Vec<Noted>,
+    /// Empty, with room: taken in turns with `records`, so that neither grows anew each time.
+    spare: Vec<Noted>,
     tags: Known,
     announced: Box<[u32]>,
 }
@@ -35,6 +41,7 @@ impl Default for Queue {
     fn default() -> Self {
         let inner = Inner {
             records: Vec::new(),
+            spare: Vec::new(),
             tags: Known::default(),
             announced: vec![0; ANNOUNCED].into_boxed_slice(),
         };
@@ -49,9 +56,10 @@ impl Queue {
 
     /// Hands a record over. `details` is asked for if it `needs` them, or if nobody has told of its shape for a while;
     /// `tagged` are the text and its analysis where it has comments.
-    pub fn push(
+    #[inline]
+    pub(super) fn push(
         &self,
-        mut record: Record,
+        mut record: Noted,
         needs: bool,
         tagged: Option<(&[u8], &Analysis)>,
         details: impl FnOnce() -> Option<Box<Details>>,
@@ -63,21 +71,35 @@ impl Queue {
             return;
         }
         if let Some((text, analysis)) = tagged {
-            (record.tags, record.trace) = inner.tags.read(text, analysis);
+            let (tags, trace) = inner.tags.read(text, analysis);
+            record.tags = tags;
+            if trace.is_some() {
+                record.more.get_or_insert_default().trace = trace;
+            }
         }
-        if inner.announce(record.fingerprint) || needs {
-            record.details = details();
+        if (inner.announce(record.fingerprint) || needs)
+            && let Some(details) = details()
+        {
+            record.more.get_or_insert_default().details = Some(details);
         }
         inner.records.push(record);
     }
 
-    /// Takes all records, leaving `empty` in their place. `forget`: texts of shapes are handed over anew.
-    pub fn take(&self, empty: Vec<Record>, forget: bool) -> Vec<Record> {
+    /// Takes all records, to be [returned](Self::give_back) empty. `forget`: texts of shapes are handed over anew.
+    pub(super) fn take(&self, forget: bool) -> Vec<Noted> {
         let mut inner = self.lock();
         if forget {
             inner.announced.fill(0);
         }
-        std::mem::replace(&mut inner.records, empty)
+        let spare = std::mem::take(&mut inner.spare);
+        std::mem::replace(&mut inner.records, spare)
+    }
+
+    /// Returns what was taken, which held `taken` records: its room is used again, unless that is far more than is needed.
+    pub(super) fn give_back(&self, mut records: Vec<Noted>, taken: usize) {
+        records.clear();
+        records.shrink_to(taken.saturating_mul(4).max(ROOM_MIN));
+        self.lock().spare = records;
     }
 
     /// Records that had no room, ever.

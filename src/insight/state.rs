@@ -126,7 +126,7 @@ impl Insight {
         };
         Self {
             queues: (0..workers.max(1)).map(|_| Arc::default()).collect(),
-            terms: Arc::new(Terms::new(details_after(log), parameters)),
+            terms: Arc::new(Terms::new(details_after(log), parameters, now)),
             state: Mutex::new(state),
             clients: Mutex::default(),
             settings: settings.clone(),
@@ -177,13 +177,17 @@ impl Insight {
         }
         drop(state);
         for queue in &self.queues {
-            let mut records = queue.take(Vec::new(), forgets);
-            for chunk in records.chunks_mut(CHUNK) {
+            let mut records = queue.take(forgets);
+            let taken = records.len();
+            let mut rest = records.drain(..);
+            while rest.len() > 0 {
                 let mut state = self.state();
-                for record in chunk {
-                    state.take(record, now, wall);
+                for noted in rest.by_ref().take(CHUNK) {
+                    state.take(&mut noted.into_record(self.terms.epoch()), now, wall);
                 }
             }
+            drop(rest);
+            queue.give_back(records, taken);
         }
         let mut state = self.state();
         state.counts.records_dropped = self.queues.iter().map(|queue| queue.dropped()).sum();

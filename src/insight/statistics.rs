@@ -19,6 +19,8 @@ use crate::sql::Fingerprint;
 /// A longer shape is cut.
 const TEXT_BYTES_MAX: usize = 4096;
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Minutes that are remembered one by one.
 pub const MINUTES: usize = 30;
 
@@ -183,6 +185,8 @@ pub struct Statistics {
     pub since: Instant,
     /// What minutes are counted from.
     started: Instant,
+    /// The minute of the record before, and when that begins.
+    minute: (u32, Instant),
 }
 
 /// What tells a shape of one database from those of others.
@@ -194,7 +198,15 @@ impl Statistics {
     /// Holds so many shapes.
     pub fn new(shapes_max: usize, now: Instant) -> Self {
         let shapes = HashMap::default();
-        Self { shapes, shapes_max: shapes_max.max(4), other: None, evicted: 0, since: now, started: now }
+        Self {
+            shapes,
+            shapes_max: shapes_max.max(4),
+            other: None,
+            evicted: 0,
+            since: now,
+            started: now,
+            minute: (1, now),
+        }
     }
 
     /// Counts a record. Gives its shape.
@@ -203,7 +215,11 @@ impl Statistics {
         if self.shapes.len() >= self.shapes_max && !self.shapes.contains_key(&key) {
             self.make_room();
         }
-        let minute = minute(self.started, record.ended);
+        if record.ended < self.minute.1 || record.ended >= self.minute.1 + MINUTE {
+            let minute = minute(self.started, record.ended);
+            self.minute = (minute, self.started + MINUTE * (minute - 1));
+        }
+        let minute = self.minute.0;
         let shape = self.shapes.entry(key).or_insert_with(|| Box::new(Shape::new(record)));
         shape.add(record, minute);
         shape

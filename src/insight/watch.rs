@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::noted::{More, Noted, Time};
 use super::queue::Queue;
-use super::record::{Cached, Client, Details, Record, Served, Transaction};
+use super::record::{Cached, Client, Details, Served, Transaction};
 use crate::pg::SqlState;
 use crate::route::Reason;
 use crate::session::{Settings, Statement};
@@ -33,12 +34,14 @@ pub struct Terms {
     details_us: AtomicU64,
     /// Parameters are copied.
     parameters: bool,
+    /// What times are counted from.
+    epoch: Instant,
 }
 
 impl Terms {
-    /// See [`Terms::set_details`]; `parameters`: they are copied.
-    pub fn new(details: Duration, parameters: bool) -> Self {
-        let terms = Self { details_us: AtomicU64::new(0), parameters };
+    /// See [`Terms::set_details`]; `parameters`: they are copied; `epoch`: no statement began before.
+    pub fn new(details: Duration, parameters: bool, epoch: Instant) -> Self {
+        let terms = Self { details_us: AtomicU64::new(0), parameters, epoch };
         terms.set_details(details);
         terms
     }
@@ -49,8 +52,14 @@ impl Terms {
         self.details_us.store(us, Ordering::Relaxed);
     }
 
-    fn details(&self) -> Duration {
-        Duration::from_micros(self.details_us.load(Ordering::Relaxed))
+    /// What times are counted from.
+    pub(super) fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
+    #[inline]
+    fn time(&self, now: Instant) -> Time {
+        Time::of(now, self.epoch)
     }
 }
 
@@ -69,16 +78,16 @@ pub struct Watch {
     reason: Reason,
     cached: Cached,
     transaction: Transaction,
-    connected: Instant,
+    connected: Time,
     /// When the bytes at hand were read: of the client, and of the server.
-    read: Instant,
-    filled: Instant,
+    read: Time,
+    filled: Time,
     /// When the first of the answer that comes now was read.
-    first: Option<Instant>,
+    first: Option<Time>,
     /// When the answer before was complete.
-    free: Instant,
-    /// What the next statement waited for its server connection.
-    waited: Duration,
+    free: Time,
+    /// What the next statement waited for its server connection, in nanoseconds.
+    waited: u64,
     /// The server's bytes up to the answer before.
     answered_bytes: u64,
 }
@@ -92,18 +101,32 @@ struct Bound {
 
 #[derive(Debug)]
 struct Run {
-    analysis: Arc<Analysis>,
-    /// `None`: a simple query.
-    statement: Option<Arc<Statement>>,
-    text: Range<usize>,
-    lexing: Lexing,
+    what: What,
     bound: Bound,
-    began: Instant,
-    waited: Duration,
+    began: Time,
+    waited: u64,
     transaction: Transaction,
     rows: u64,
     gives_rows: bool,
     sqlstate: Option<SqlState>,
+}
+
+/// What runs.
+#[derive(Debug)]
+enum What {
+    /// A simple query, with its text in [`Watch::bytes`].
+    Query(Arc<Analysis>, Range<usize>, Lexing),
+    /// A prepared statement.
+    Statement(Arc<Statement>),
+}
+
+impl What {
+    fn analysis(&self) -> &Analysis {
+        match self {
+            Self::Query(analysis, ..) => analysis,
+            Self::Statement(statement) => &statement.analysis,
+        }
+    }
 }
 
 /// A message of the server that ends something.
@@ -141,6 +164,7 @@ pub struct Hit<'a> {
 impl Watch {
     /// For a client that logs in `now`.
     pub fn new(client: Arc<Client>, queue: Arc<Queue>, terms: Arc<Terms>, now: Instant) -> Self {
+        let now = terms.time(now);
         Self {
             client,
             queue,
@@ -157,7 +181,7 @@ impl Watch {
             filled: now,
             first: None,
             free: now,
-            waited: Duration::ZERO,
+            waited: 0,
             answered_bytes: 0,
         }
     }
@@ -177,7 +201,7 @@ impl Watch {
     /// The client's bytes at hand were read `now`.
     #[inline]
     pub fn read(&mut self, now: Instant) {
-        self.read = now;
+        self.read = self.terms.time(now);
     }
 
     /// What was read goes to a server for this reason.
@@ -186,9 +210,12 @@ impl Watch {
         self.reason = reason;
     }
 
-    /// What was read goes to this server connection from `now` on.
-    pub fn begins(&mut self, served: Served, cached: Cached, now: Instant) {
-        self.waited = now.saturating_duration_since(self.read);
+    /// What was read at `asked` goes to this server connection from `now` on.
+    pub fn begins(&mut self, served: Served, cached: Cached, asked: Instant, now: Instant) {
+        let asked = (asked, self.terms.time(asked));
+        // Most find one free.
+        let now = if now == asked.0 { asked.1 } else { self.terms.time(now) };
+        self.waited = now.since(asked.1);
         self.read = now;
         self.free = now;
         (self.served, self.cached) = (served, cached);
@@ -210,7 +237,7 @@ impl Watch {
         }
         self.bound = Bound::default();
         if is_unnamed {
-            self.bound.values = Fingerprint::of(rest).0;
+            self.bound.values = hash(rest);
             if self.terms.parameters && rest.len() <= PARAMETERS_BYTES_MAX {
                 self.bound.parameters = self.kept(rest);
             }
@@ -219,21 +246,21 @@ impl Watch {
 
     /// A text of a simple query was sent.
     #[inline]
-    pub fn query(&mut self, text: &[u8], analysis: &Arc<Analysis>, lexing: Lexing) {
+    pub fn query(&mut self, text: &[u8], analysis: Arc<Analysis>, lexing: Lexing) {
         if self.pending.is_empty() {
             self.bytes.clear();
         }
         let span = analysis.single().map_or(text, |only| only.span.of(text));
-        let bound = Bound { values: Fingerprint::of(span).0, parameters: 0..0 };
+        let bound = Bound { values: hash(span), parameters: 0..0 };
         let text = if text.len() <= TEXT_BYTES_MAX { self.kept(text) } else { 0..0 };
-        self.run(analysis, None, text, lexing, bound);
+        self.run(What::Query(analysis, text, lexing), bound);
     }
 
     /// An Execute was sent.
     #[inline]
     pub fn execute(&mut self, statement: &Arc<Statement>) {
         let bound = std::mem::take(&mut self.bound);
-        self.run(&statement.analysis, Some(Arc::clone(statement)), 0..0, statement.lexing, bound);
+        self.run(What::Statement(Arc::clone(statement)), bound);
     }
 
     /// A Sync was sent, or a function call.
@@ -252,24 +279,16 @@ impl Watch {
         start..self.bytes.len()
     }
 
-    fn run(
-        &mut self,
-        analysis: &Arc<Analysis>,
-        statement: Option<Arc<Statement>>,
-        text: Range<usize>,
-        lexing: Lexing,
-        bound: Bound,
-    ) {
+    #[inline]
+    fn run(&mut self, what: What, bound: Bound) {
         self.transaction.statement = self.transaction.statement.saturating_add(1);
-        self.client.note_statement(analysis.fingerprint);
+        self.client.note_statement(what.analysis().fingerprint);
         if self.transaction.statement == 1 {
-            self.client.note_transaction(Some(self.read.saturating_duration_since(self.connected)));
+            let began = Duration::from_nanos(self.read.since(self.connected));
+            self.client.note_transaction(Some(began));
         }
-        let run = Run {
-            analysis: Arc::clone(analysis),
-            statement,
-            text,
-            lexing,
+        self.pending.push_back(Some(Run {
+            what,
             bound,
             began: self.read,
             waited: std::mem::take(&mut self.waited),
@@ -277,8 +296,7 @@ impl Watch {
             rows: 0,
             gives_rows: false,
             sqlstate: None,
-        };
-        self.pending.push_back(Some(run));
+        }));
     }
 
     /// Whether an answer is due.
@@ -290,6 +308,7 @@ impl Watch {
     /// Bytes of the server were read `now`.
     #[inline]
     pub fn filled(&mut self, now: Instant) {
+        let now = self.terms.time(now);
         self.filled = now;
         self.first.get_or_insert(now);
     }
@@ -310,7 +329,7 @@ impl Watch {
             }
             return;
         };
-        let is_query = run.statement.is_none();
+        let is_query = matches!(run.what, What::Query(..));
         match answer {
             Answer::Complete(tag) => {
                 run.rows += rows(tag);
@@ -336,87 +355,88 @@ impl Watch {
 
     /// The statement in front is done.
     fn end(&mut self, bytes: u64, settings: &Settings) {
-        let Some(Some(run)) = self.pending.pop_front() else { return };
+        let Some(Some(run)) = self.pending.front_mut() else { return };
         let began = run.began.max(self.free);
-        let server = self.filled.saturating_duration_since(began);
-        let first = self.first.take().map_or(server, |first| first.saturating_duration_since(began));
+        let server = self.filled.since(began);
+        let first = self.first.take().map_or(server, |first| first.since(began));
         self.free = self.filled;
         let answer_bytes = bytes.saturating_sub(std::mem::replace(&mut self.answered_bytes, bytes));
-        if run.analysis.single().is_some_and(|only| only.command == Command::Empty) {
+        let analysis = run.what.analysis();
+        if analysis.single().is_some_and(|only| only.command == Command::Empty) {
+            self.pending.pop_front();
             return;
         }
-        let record = Record {
-            fingerprint: run.analysis.fingerprint,
+        let total = run.waited + server;
+        let record = Noted {
+            fingerprint: analysis.fingerprint,
             client: Arc::clone(&self.client),
             ended: self.filled,
-            total: run.waited + server,
+            total,
             queue: run.waited,
             server,
             first: first.min(server),
             rows: run.rows,
             bytes: answer_bytes,
-            gives_rows: run.gives_rows,
+            values: run.bound.values,
+            tags: None,
+            more: analysis.hints.slow.map(|slow| Box::new(More { slow: Some(slow), ..More::default() })),
+            transaction: run.transaction,
             served: self.served,
             reason: self.reason,
             cached: self.cached,
             sqlstate: run.sqlstate,
-            transaction: run.transaction,
-            values: run.bound.values,
-            tags: None,
-            trace: None,
-            slow: run.analysis.hints.slow,
-            details: None,
+            gives_rows: run.gives_rows,
         };
-        let details = self.terms.details().min(record.slow.unwrap_or(Duration::MAX));
-        let text = match &run.statement {
-            Some(statement) => &statement.text,
-            None => self.bytes.get(run.text.clone()).unwrap_or_default(),
+        let text = match &run.what {
+            What::Statement(statement) => &statement.text,
+            What::Query(_, text, _) => self.bytes.get(text.clone()).unwrap_or_default(),
         };
-        let is_tagged = !run.analysis.comments.spans().is_empty();
-        let tagged = is_tagged.then_some((text, &*run.analysis));
-        let needs = record.total >= details;
+        let is_tagged = !analysis.comments.spans().is_empty();
+        let tagged = is_tagged.then_some((text, analysis));
+        let total_us = total / 1000;
+        let needs = total_us >= self.terms.details_us.load(Ordering::Relaxed)
+            || analysis.hints.slow.is_some_and(|slow| u128::from(total_us) >= slow.as_micros());
         self.queue.push(record, needs, tagged, || {
+            let (lexing, types) = match &run.what {
+                What::Statement(statement) => (statement.lexing, statement.types.clone()),
+                What::Query(_, _, lexing) => (*lexing, Box::default()),
+            };
             (!text.is_empty()).then(|| {
                 Box::new(Details {
                     text: text.into(),
-                    standard_conforming_strings: run.lexing.standard_conforming_strings,
+                    standard_conforming_strings: lexing.standard_conforming_strings,
                     parameters: self.bytes.get(run.bound.parameters.clone()).unwrap_or_default().into(),
-                    types: run
-                        .statement
-                        .as_ref()
-                        .map(|statement| statement.types.clone())
-                        .unwrap_or_default(),
+                    types,
                     settings: settings.clone(),
                     is_shape: false,
                 })
             })
         });
+        self.pending.pop_front();
     }
 
     /// Memory has answered `now`, at once.
     pub fn hit(&mut self, hit: Hit<'_>, settings: &Settings, now: Instant) {
         self.transaction.statement = self.transaction.statement.saturating_add(1);
-        let record = Record {
+        let record = Noted {
             fingerprint: hit.fingerprint,
             client: Arc::clone(&self.client),
-            ended: now,
-            total: Duration::ZERO,
-            queue: Duration::ZERO,
-            server: Duration::ZERO,
-            first: Duration::ZERO,
+            ended: self.terms.time(now),
+            total: 0,
+            queue: 0,
+            server: 0,
+            first: 0,
             rows: rows(hit.tag),
             bytes: hit.bytes,
-            gives_rows: true,
+            values: hit.values,
+            tags: None,
+            more: None,
+            transaction: self.transaction,
             served: Served::Cache,
             reason: hit.reason,
             cached: Cached::Hit,
             sqlstate: None,
-            transaction: self.transaction,
-            values: hit.values,
-            tags: None,
-            trace: None,
-            slow: None,
-            details: None,
+            gives_rows: true,
         };
         self.queue.push(record, false, None, || {
             Some(Box::new(Details {
@@ -450,6 +470,12 @@ impl Watch {
             self.bound = Bound::default();
         }
     }
+}
+
+/// Equal bytes have equal ones: to tell whether values repeat.
+#[inline]
+fn hash(bytes: &[u8]) -> u64 {
+    ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(bytes)
 }
 
 /// The number of rows in a command tag.

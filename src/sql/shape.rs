@@ -116,7 +116,8 @@ impl<'a> ShapeWriter<'a> {
                 self.end_rows();
                 self.space_before_word();
                 self.begin(kind);
-                self.out.extend(source.iter().map(u8::to_ascii_lowercase));
+                self.out.extend_from_slice(source);
+                self.out[self.before_at..].make_ascii_lowercase();
             }
             TokenKind::QuotedIdentifier | TokenKind::UnicodeIdentifier | TokenKind::Invalid => {
                 self.end_rows();

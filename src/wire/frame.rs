@@ -8,6 +8,8 @@
 //!
 //! The length counts itself but not the tag (manual, 55.2). Nothing here allocates, and no input makes it panic.
 
+use std::ffi::CStr;
+
 use super::Malformed;
 
 /// Tag and length field of a frame, in bytes.
@@ -92,9 +94,9 @@ impl<'a> Fields<'a> {
 
     /// A string up to its terminating zero byte, without it.
     pub fn cstr(&mut self) -> Result<&'a [u8], Malformed> {
-        let end = self.rest.iter().position(|&byte| byte == 0).ok_or(Malformed::Truncated)?;
-        let (text, rest) = self.rest.split_at(end);
-        self.rest = &rest[1..];
+        // It looks at eight bytes at a time.
+        let text = CStr::from_bytes_until_nul(self.rest).map_err(|_| Malformed::Truncated)?.to_bytes();
+        self.rest = &self.rest[text.len() + 1..];
         Ok(text)
     }
 

@@ -67,7 +67,7 @@ impl Application {
         let watch = self.watch();
         watch.unit(is_idle);
         watch.read(now);
-        watch.query(text.as_bytes(), &analysis, true.into());
+        watch.query(text.as_bytes(), Arc::clone(&analysis), true.into());
         watch.filled(now + TAKES);
         watch.answered(Answer::Complete(tag.as_bytes()), 100, &settings);
         watch.answered(Answer::Ready, 106, &settings);

@@ -28,7 +28,7 @@ fn a_million_shapes_leave_memory_flat() {
         let analysis = Arc::new(analyze(text.as_bytes(), true));
         watch.unit(true);
         watch.read(now);
-        watch.query(text.as_bytes(), &analysis, true.into());
+        watch.query(text.as_bytes(), Arc::clone(&analysis), true.into());
         watch.filled(now + Duration::from_millis(3));
         watch.answered(Answer::Complete(b"SELECT 1"), 10, &Settings::default());
         watch.answered(Answer::Ready, 16, &Settings::default());
@@ -68,7 +68,7 @@ fn a_queue_without_room_drops_and_counts() {
     let mut watch = insight.watch(Client { process: 1, ..Client::default() }, 0, now);
     let analysis = Arc::new(analyze(b"SELECT 1", true));
     for _ in 0..RECORDS_MAX + 7 {
-        watch.query(b"SELECT 1", &analysis, true.into());
+        watch.query(b"SELECT 1", Arc::clone(&analysis), true.into());
         watch.answered(Answer::Ready, 6, &Settings::default());
     }
     insight.drain(now, SystemTime::UNIX_EPOCH);
