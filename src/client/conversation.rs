@@ -280,13 +280,12 @@ impl Conversation {
         let (mut replica, mut free) = replica.unzip();
         let mut since = now;
         let mut lease = loop {
-            let lease = match free.take() {
-                Some(lease) => lease,
-                None => {
-                    let (lease, had) = self.acquire_on_primary(now).await?;
-                    since = had;
-                    lease
-                }
+            let lease = if let Some(lease) = free.take() {
+                lease
+            } else {
+                let (lease, had) = self.acquire_on_primary(now).await?;
+                since = had;
+                lease
             };
             if lease.state.settings == *self.session.settings() {
                 break lease;

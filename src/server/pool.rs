@@ -107,10 +107,13 @@ pub struct Pool {
     pub(super) returned: Notify,
 }
 
+/// Idle connections, the one used last at the end. Boxed as they are lent, so that a loan moves a pointer.
+pub(super) type Idle = Vec<Box<Server>>;
+
 /// What the lock guards.
 #[derive(Debug, Default)]
 pub(super) struct Inner {
-    pub(super) idle: Vec<Box<Server>>,
+    pub(super) idle: Idle,
     /// On loan or idle.
     pub(super) open: usize,
     /// Being opened for whoever comes first.
@@ -217,7 +220,7 @@ impl Pool {
     pub fn idle_servers(&self) -> Vec<IdleServer> {
         let inner = self.lock();
         let now = Instant::now();
-        let view = |server: &Box<Server>| IdleServer {
+        let view = |server: &Server| IdleServer {
             process: server.cancel.process(),
             opened: server.opened,
             released: server.released,
@@ -225,7 +228,7 @@ impl Pool {
             prepared: server.state.prepared.len(),
             outdated: self.is_outdated(server, &inner, now),
         };
-        inner.idle.iter().map(view).collect()
+        inner.idle.iter().map(|server| view(server)).collect()
     }
 
     /// Closes idle connections that died, are too old or too long idle, and opens what `min` asks for. Called about
@@ -258,6 +261,7 @@ impl Pool {
         self.open_more(worker);
     }
 
+    /// Whether a connection is not to be lent any more.
     pub(super) fn is_outdated(&self, server: &Server, inner: &Inner, now: Instant) -> bool {
         server.generation != inner.generation || exceeds(server.opened, now, self.settings.lifetime)
     }

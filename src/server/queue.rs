@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::Server;
 use super::connect::ConnectError;
 use super::lease::Lease;
-use super::pool::{Inner, Pool};
+use super::pool::{Idle, Inner, Pool};
 use crate::pg::ProcessId;
 use crate::session::{Placeholders, Settings};
 
@@ -239,7 +239,7 @@ impl Lease {
 
 /// Takes an idle connection that fits, the last one used first: of the client's own event loop and with its settings if
 /// one is near.
-fn take_idle(idle: &mut Vec<Box<Server>>, want: Acquire<'_>) -> Option<Box<Server>> {
+fn take_idle(idle: &mut Idle, want: Acquire<'_>) -> Option<Box<Server>> {
     let all = || idle.iter().enumerate().rev().filter(|(_, server)| want.accepts(server));
     // Those that have seen none of its custom settings stay fit for everybody.
     let knowing = || all().filter(|(_, server)| server.state.placeholders.cover(want.placeholders));
