@@ -21,7 +21,7 @@ use crate::client::Proxy;
 use crate::control::StreamPhase;
 
 /// All roles that a host can have: each is a series, one of them 1, so that a change of role ends no series.
-const ROLES: [&str; 4] = ["primary", "replica", "unknown", "down"];
+const ROLES: [&str; 5] = ["primary", "replica", "unknown", "down", "silent"];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct PoolLabels {

@@ -424,6 +424,7 @@ pub(super) fn unready(proxy: &Proxy) -> Option<&'static str> {
         Role::Primary => None,
         Role::Unknown => Some("no host has told its role yet"),
         Role::Replica | Role::Down => Some("no primary is available"),
+        Role::Silent => Some("the primary does not answer"),
     }
 }
 

@@ -23,13 +23,14 @@ pub async fn watch(hosts: Arc<Hosts>, host: Arc<Host>, settings: ServerSettings)
             }
             Err(error) => {
                 session = None;
-                (Role::Down, Some(error.to_string()))
+                let role = if error.is_timeout() { host.role().without_answer() } else { Role::Down };
+                (role, Some(error.to_string()))
             }
         };
         let failed = error.is_some();
         if hosts.found(host.id, role, error.clone()) {
             if let Some(error) = error {
-                tracing::warn!(host = host.name(), %error, "host is down");
+                tracing::warn!(host = host.name(), role = role.as_str(), %error, "host does not answer");
             } else {
                 tracing::info!(host = host.name(), role = role.as_str(), "host has a new role");
             }

@@ -33,6 +33,11 @@ impl ControlError {
             Self::Connect(_) | Self::Timeout => None,
         }
     }
+
+    /// There was no answer in time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout | Self::Connect(ConnectError::Timeout))
+    }
 }
 
 /// The server's own words where there are any: tokio-postgres says just "db error".

@@ -20,8 +20,11 @@ pub enum Role {
     Primary,
     /// A hot standby.
     Replica,
-    /// It does not answer.
+    /// It cannot be reached, or refuses us.
     Down,
+    /// It was the primary, and does not answer in time. It may be overloaded, and is the primary as long as no other host
+    /// says that it is: to refuse all clients would help nobody.
+    Silent,
 }
 
 impl Role {
@@ -32,6 +35,17 @@ impl Role {
             Self::Primary => "primary",
             Self::Replica => "replica",
             Self::Down => "down",
+            Self::Silent => "silent",
+        }
+    }
+
+    /// What a host is after a probe without an answer in time.
+    #[must_use]
+    pub fn without_answer(self) -> Self {
+        match self {
+            Self::Primary | Self::Silent => Self::Silent,
+            Self::Unknown => Self::Unknown,
+            Self::Replica | Self::Down => Self::Down,
         }
     }
 
@@ -40,6 +54,7 @@ impl Role {
             1 => Self::Primary,
             2 => Self::Replica,
             3 => Self::Down,
+            4 => Self::Silent,
             _ => Self::Unknown,
         }
     }
@@ -50,6 +65,7 @@ impl Role {
             Self::Primary => 1,
             Self::Replica => 2,
             Self::Down => 3,
+            Self::Silent => 4,
         }
     }
 }
@@ -149,7 +165,8 @@ impl Hosts {
         let host = self.host(id);
         *host.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
         let before = Role::from_u8(host.role.swap(role.as_u8(), Ordering::AcqRel));
-        let primary = self.list.iter().find(|host| host.role() == Role::Primary).map(|host| host.id);
+        let first = |role| self.list.iter().find(|host| host.role() == role).map(|host| host.id);
+        let primary = first(Role::Primary).or_else(|| first(Role::Silent));
         let unknown = self.list.iter().any(|host| host.role() == Role::Unknown);
         // While roles are still being asked for, the presumed primary serves.
         if primary.is_some() || !unknown {

@@ -317,6 +317,30 @@ def readable(connection: Connection) -> bool:
     return bool(select.select([connection.socket], [], [], 0)[0])
 
 
+# ---- a primary that is too busy to be asked ----------------------------------------------------------------------------------
+
+
+def test_a_primary_that_does_not_answer_in_time_is_still_the_primary(weir_with, postgres):
+    """Weir's own sessions stand still, as on a machine with too much to do; those of clients go on."""
+    settings = TRUSTING + '[servers]\nhealth_interval = "100ms"\nhealth_timeout = "200ms"\nfailover_wait = "500ms"\n'
+    weir = weir_with(settings, url_of(postgres))
+    postmaster = int((postgres.data / "postmaster.pid").read_text().split()[0])
+    with login(weir) as client, postgres.connect() as observer:
+        assert client.value("select 1") == "1"
+        ours = [pid for (pid,) in observer.execute("select pid from pg_stat_activity where usename = 'watcher' and application_name like 'weir%'")]
+        assert ours
+        for process in (postmaster, *ours):
+            os.kill(process, signal.SIGSTOP)
+        try:
+            weir.wait_for_metric('host_role{host="primary",role="silent"}', lambda is_so: is_so == 1)
+            assert [client.value("select 2") for _ in range(10)] == ["2"] * 10
+        finally:
+            for process in (*ours, postmaster):
+                os.kill(process, signal.SIGCONT)
+        weir.wait_for_metric('host_role{host="primary",role="primary"}', lambda is_so: is_so == 1)
+        assert client.value("select 3") == "3"
+
+
 # ---- limits ------------------------------------------------------------------------------------------------------------------
 
 
