@@ -405,7 +405,9 @@ impl Conversation {
         let (traffic, midway) = (relay.traffic, relay.passing_up > 0 || relay.passing_down > 0);
         self.cut_off = relay.passing_down > 0;
         let taken = unit.len() - relay.allowance.unwrap_or(0).min(unit.len());
-        let reruns = relay.may_rerun && outcome.as_ref().is_err_and(Fault::is_servers);
+        let fails = outcome.as_ref().is_err_and(Fault::is_servers);
+        let reruns = relay.may_rerun && fails;
+        let is_done = fails && relay.is_done_on_replica();
         if relay.notifies {
             lease.cancel.renew_sender();
         }
@@ -449,7 +451,7 @@ impl Conversation {
             return outcome;
         }
         self.settle(lease, &outcome, midway, ended).await;
-        if reruns { Ok(Relayed::Released) } else { outcome }
+        if reruns || is_done { Ok(Relayed::Released) } else { outcome }
     }
 
     /// Gives the server connection back, cleans it first, or closes it.

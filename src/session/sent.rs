@@ -33,6 +33,11 @@ impl ServerState {
         }
     }
 
+    /// Whether the client has all its answers: what is still owed are findings for us.
+    pub fn owes_findings_only(&self) -> bool {
+        self.queue.iter().all(|expected| matches!(expected, Expected::Setup | Expected::Inspection(_)))
+    }
+
     /// What the server's next message answers.
     #[inline]
     pub fn answering(&self) -> Answering {

@@ -612,7 +612,7 @@ def test_replica_whose_process_crashes_is_not_noticed(weir, cluster, client):
 
 
 def test_replica_that_dies_is_not_noticed(weir, cluster):
-    """The last test of the module: the replica stays dead."""
+    """Behind all others: the replica stays dead."""
     failures, done, stop = [], [0], threading.Event()
 
     def read() -> None:
@@ -651,3 +651,20 @@ def test_replica_that_dies_is_not_noticed(weir, cluster):
     for thread in threads:
         thread.join()
     assert failures == [] and done[0] >= before + 200
+
+
+def test_replica_that_dies_behind_its_answer_is_not_noticed(weir, cluster):
+    """It is asked then what the function has left in its session. The other replica is dead already, and now this one, too."""
+    with Connection.login(weir.address) as client, Connection.login(cluster["REPLICA2_URL"]) as replica:
+        busy = "begin perform count(*) from generate_series(1, 2000000); return 8; end"
+        assert not errors(client.query(f"create function busy() returns int stable language plpgsql as $${busy}$$"))
+        until_served_by_replica(weir, lambda: client.value("select busy()"))
+        directory = replica.value("select setting from pg_settings where name = 'data_directory'")
+        with open(f"{directory}/postmaster.pid") as file:
+            postmaster = int(file.readline())
+        client.send(query("select busy()"))
+        running = "select count(*) from pg_stat_activity where query like 'select busy%' and state = 'active'"
+        wait_until(lambda: replica.value(running) == "1", "it runs there")
+        os.kill(postmaster, signal.SIGKILL)
+        assert rows(client.read_until_ready()) == [(b"8",)]
+        assert client.value(COUNT) == "8"
