@@ -4,8 +4,6 @@
 //! PostgreSQL parses the whole string before it runs any of it, so a flaw anywhere means that nothing runs; the text
 //! is then one `Unknown` statement. It is still scanned to its end.
 
-use std::cell::Cell;
-
 use super::command::Command;
 use super::comment::{Comments, Hints};
 use super::functions::{SessionCall, is_builtin, session_call};
@@ -91,20 +89,9 @@ impl Analysis {
 
 /// Analyzes a text.
 pub fn analyze(text: &[u8], lexing: impl Into<Lexing>) -> Analysis {
-    thread_local! {
-        /// Nobody wants the shape itself, and each text has one.
-        static SHAPE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    }
-    let mut shape = SHAPE.take();
-    let analysis = analyze_into(text, lexing, &mut shape);
-    if shape.capacity() <= SHAPE_BYTES_KEPT {
-        SHAPE.set(shape);
-    }
-    analysis
+    let mut shape = Vec::new();
+    analyze_into(text, lexing, &mut shape)
 }
-
-/// A longer buffer is not kept.
-const SHAPE_BYTES_KEPT: usize = 16 << 10;
 
 /// Analyzes a text and leaves its shape in `shape`, which is emptied first and may be used again and again.
 pub fn analyze_into(text: &[u8], lexing: impl Into<Lexing>, shape: &mut Vec<u8>) -> Analysis {
