@@ -1,12 +1,13 @@
 //! Where a client's units go when reads are split off: between `decide` and `acquire` in the loop of seven verbs.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Instant;
+
+use ahash::HashMap;
 
 use super::Proxy;
 use super::caching::{Around, Caching, Filling, Looked, Sought};
@@ -31,8 +32,8 @@ use crate::wire::{Malformed, frontend};
 #[derive(Debug)]
 pub(super) struct Memos {
     texts: sql::Memo,
-    /// By database, as long as it is in use.
-    plans: HashMap<Arc<str>, Plans>,
+    /// By the database's address, which is nobody else's as long as its plans are here.
+    plans: HashMap<usize, Plans>,
 }
 
 #[derive(Debug)]
@@ -47,7 +48,7 @@ struct Plans {
 
 impl Default for Memos {
     fn default() -> Self {
-        Self { texts: sql::Memo::new(MemoLimits::default()), plans: HashMap::new() }
+        Self { texts: sql::Memo::new(MemoLimits::default()), plans: HashMap::default() }
     }
 }
 
@@ -631,8 +632,8 @@ impl Memos {
     }
 
     fn plans_of(&mut self, database: &Arc<Database>) -> &mut Plans {
-        let is_known = |plans: &Plans| std::ptr::eq(plans.database.as_ptr(), Arc::as_ptr(database));
-        if !self.plans.get(&database.name).is_some_and(is_known) {
+        let key = Arc::as_ptr(database).addr();
+        if !self.plans.contains_key(&key) {
             // Those of databases that nobody uses any more go.
             self.plans.retain(|_, plans| plans.database.strong_count() > 0);
             let plans = Plans {
@@ -642,9 +643,9 @@ impl Memos {
                 verdicts: Verdicts::default(),
                 changes: database.catalog.changes(),
             };
-            self.plans.insert(Arc::clone(&database.name), plans);
+            self.plans.insert(key, plans);
         }
-        self.plans.get_mut(&database.name).expect("it was just put there")
+        self.plans.get_mut(&key).expect("it was just put there")
     }
 }
 
