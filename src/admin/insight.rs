@@ -168,7 +168,7 @@ fn repeat(state: &State, pattern: &Pattern, now: Instant) -> Value {
         "count_max": pattern.count_max,
         "count": pattern.count,
         "lost_seconds": pattern.lost.as_secs_f64(),
-        "form": pattern.eager.as_str(),
+        "form": pattern.remedy.as_str(),
         "suggestion": pattern.suggestion(),
         "last_seen_seconds_ago": now.saturating_duration_since(pattern.last_seen).as_secs_f64(),
     })
@@ -317,7 +317,7 @@ pub(super) fn repeats_table(proxy: &Proxy) -> Table {
             pattern.count_max,
             pattern.scopes,
             ms(pattern.lost.as_secs_f64()),
-            pattern.eager.as_str(),
+            pattern.remedy.as_str(),
             state.text(pattern.child.0, pattern.database_key),
             pattern.suggestion(),
         ]);

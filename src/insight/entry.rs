@@ -191,7 +191,7 @@ pub fn repeated(
         "certainty": "possible",
     });
     put("weir.repeats", repeats);
-    put("weir.suggestion", json!({ "form": pattern.eager.as_str(), "text": pattern.suggestion() }));
+    put("weir.suggestion", json!({ "form": pattern.remedy.as_str(), "text": pattern.suggestion() }));
     put("weir.user", (*record.client.user).into());
     put("weir.application_name", (*record.client.application).into());
     put("weir.tags", tags(record));

@@ -6,7 +6,6 @@
 //! them to be explained.
 
 pub mod entry;
-pub mod eager;
 pub mod histogram;
 pub mod html;
 pub mod limit;
@@ -16,6 +15,7 @@ pub mod patterns;
 pub mod plans;
 pub mod queue;
 pub mod record;
+pub mod remedy;
 pub mod repeats;
 pub mod report;
 pub mod samples;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use ahash::HashMap;
 
-use super::eager::Eager;
 use super::lookup::Lookup;
 use super::record::Client;
+use super::remedy::Remedy;
 use super::repeats::Found;
 use super::tags::Tags;
 use crate::sql::Fingerprint;
@@ -30,7 +30,7 @@ pub struct Pattern {
     /// Where in the application, by its tags.
     pub route: Option<String>,
     /// What to write instead.
-    pub eager: Eager,
+    pub remedy: Remedy,
     /// How many scopes had it.
     pub scopes: u64,
     /// Executions of the child in the last of them.
@@ -61,7 +61,7 @@ impl Pattern {
 
     /// What to do, in a sentence.
     pub fn suggestion(&self) -> String {
-        self.eager.sentence(&self.parent.1, &self.child.1)
+        self.remedy.sentence(&self.parent.1, &self.child.1)
     }
 }
 
@@ -88,7 +88,7 @@ impl Patterns {
             child: found.child.clone(),
             database_key: last.client.database_key,
             route,
-            eager: Eager::of(&found.child.1, found.rows_max),
+            remedy: Remedy::of(&found.child.1, found.rows_max),
             scopes: 0,
             counts: Vec::new(),
             count_max: 0,

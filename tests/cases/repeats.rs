@@ -91,7 +91,7 @@ impl Application {
         self.insight.drain(self.now + Duration::from_secs(60), SystemTime::UNIX_EPOCH);
         let state = self.insight.state();
         let name = |pattern: &&weir::insight::patterns::Pattern| {
-            format!("{}: {}", pattern.child.1.summary(), pattern.eager.as_str())
+            format!("{}: {}", pattern.child.1.summary(), pattern.remedy.as_str())
         };
         state.patterns.list().iter().map(name).collect()
     }

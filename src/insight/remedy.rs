@@ -4,7 +4,7 @@ use super::lookup::Lookup;
 
 /// What to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Eager {
+pub enum Remedy {
     /// To one row, by its own key: a join.
     Joined,
     /// To many rows, by the key of what they belong to: one more SELECT for all.
@@ -15,7 +15,7 @@ pub enum Eager {
     Lateral,
 }
 
-impl Eager {
+impl Remedy {
     /// For a child that gave so many rows at most.
     pub fn of(child: &Lookup, rows_max: u64) -> Self {
         let is_own = child.key.as_ref().is_some_and(|key| key.is_own);
@@ -78,10 +78,10 @@ mod tests {
             ("select * from comments where post_id = ? limit ?", 3, "lateral"),
             ("select count(*) from comments where post_id = ?", 1, "group_by"),
         ] {
-            assert_eq!(Eager::of(&Lookup::of(child), rows).as_str(), form, "{child}");
+            assert_eq!(Remedy::of(&Lookup::of(child), rows).as_str(), form, "{child}");
         }
         let parent = Lookup::of("select * from posts");
-        let sentence = Eager::Joined.sentence(&parent, &Lookup::of("select * from users where id = ?"));
+        let sentence = Remedy::Joined.sentence(&parent, &Lookup::of("select * from users where id = ?"));
         assert!(sentence.starts_with("Load users together with posts: .options(joinedload("), "{sentence}");
     }
 }
