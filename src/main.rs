@@ -31,7 +31,7 @@ enum Command {
     Why(Why),
     /// Explain statements and say which indexes they lack, or why none would help.
     Advise(Advise),
-    /// Read the slow-query log: the shapes that cost most, N+1, and which index they lack.
+    /// Read the slow-query log: the shapes that cost most, N+1 and other repetitions, and which index they lack.
     Slow(Slow),
     /// Run a command, such as a test suite, with a Weir in front of its database; say what it saw, and fail on it.
     Watch(Watch),
@@ -115,7 +115,8 @@ struct Advise {
 
 #[derive(Args)]
 struct Watch {
-    /// What to fail on, with commas: n+1, seq-scan (no index serves a condition), slow (slow_log.threshold), error
+    /// What to fail on, with commas: n+1, duplicate (the same again and again), batchable-write (row by row), seq-scan (no index
+    /// serves a condition), slow (slow_log.threshold), error
     #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = kind)]
     fail_on: Vec<Kind>,
     #[command(flatten)]

@@ -156,12 +156,20 @@ pub(super) fn queries(proxy: &Proxy, limit: usize) -> Value {
 
 fn repeat(state: &State, pattern: &Pattern, now: Instant) -> Value {
     let text = |fingerprint| state.text(fingerprint, pattern.database_key);
+    let parent = pattern.kind.parent().map(|parent| {
+        json!({
+            "fingerprint": parent.fingerprint.to_string(),
+            "summary": parent.lookup.summary(),
+            "text": text(parent.fingerprint),
+        })
+    });
     json!({
+        "kind": pattern.kind.as_str(),
         "route": pattern.route,
         "database": &*pattern.client.database,
         "user": &*pattern.client.user,
         "application_name": &*pattern.client.application,
-        "parent": { "fingerprint": pattern.parent.0.to_string(), "summary": pattern.parent.1.summary(), "text": text(pattern.parent.0) },
+        "parent": parent,
         "child": { "fingerprint": pattern.child.0.to_string(), "summary": pattern.child.1.summary(), "text": text(pattern.child.0) },
         "scopes": pattern.scopes,
         "count_median": pattern.count_median(),
@@ -214,6 +222,8 @@ pub(super) struct InsightView {
     pub(super) lines_dropped: u64,
     pub(super) records_dropped: u64,
     pub(super) repeats: u64,
+    pub(super) duplicates: u64,
+    pub(super) batchable_writes: u64,
     pub(super) shapes: usize,
     pub(super) evicted: u64,
     pub(super) advice: usize,
@@ -222,20 +232,19 @@ pub(super) struct InsightView {
 /// `None`: nothing is watched.
 pub(super) fn view(proxy: &Proxy) -> Option<InsightView> {
     let state = proxy.insight.as_ref()?.state();
-    let Counts { statements, slow, suppressed, lines_dropped, repeats, records_dropped } = state.counts;
-    let shapes = state.statistics.len();
-    let evicted = state.statistics.evicted;
-    let advice = state.plans.advice().len();
+    let counts: Counts = state.counts;
     Some(InsightView {
-        statements,
-        slow,
-        suppressed,
-        lines_dropped,
-        records_dropped,
-        repeats,
-        shapes,
-        evicted,
-        advice,
+        statements: counts.statements,
+        slow: counts.slow,
+        suppressed: counts.suppressed,
+        lines_dropped: counts.lines_dropped,
+        records_dropped: counts.records_dropped,
+        repeats: counts.repeats,
+        duplicates: counts.duplicates,
+        batchable_writes: counts.batchable_writes,
+        shapes: state.statistics.len(),
+        evicted: state.statistics.evicted,
+        advice: state.plans.advice().len(),
     })
 }
 
@@ -293,6 +302,7 @@ pub(super) fn slow_table(proxy: &Proxy) -> Table {
 /// SHOW REPEATS
 pub(super) fn repeats_table(proxy: &Proxy) -> Table {
     let mut table = Table::new(&[
+        ("kind", Text),
         ("route", Text),
         ("database", Text),
         ("parent", Text),
@@ -301,7 +311,7 @@ pub(super) fn repeats_table(proxy: &Proxy) -> Table {
         ("max", Int8),
         ("times", Int8),
         ("lost_ms", Text),
-        ("load", Text),
+        ("remedy", Text),
         ("child_query", Text),
         ("suggestion", Text),
     ]);
@@ -309,9 +319,10 @@ pub(super) fn repeats_table(proxy: &Proxy) -> Table {
     let state = insight.state();
     for pattern in state.patterns.list() {
         table.rows.push(row![
+            pattern.kind.as_str(),
             pattern.route.clone(),
             pattern.client.database.to_string(),
-            pattern.parent.1.summary(),
+            pattern.kind.parent().map(|parent| parent.lookup.summary()),
             pattern.child.1.summary(),
             pattern.count_median(),
             pattern.count_max,

@@ -290,6 +290,16 @@ fn of_insight(registry: &mut Registry, insight: &InsightView) {
         ("insight_slow", "Of these, those that were slow", insight.slow),
         ("insight_repeats", "Transactions and requests with an N+1", insight.repeats),
         (
+            "insight_duplicates",
+            "Transactions and requests with a SELECT that runs again and again with the same values",
+            insight.duplicates,
+        ),
+        (
+            "insight_batchable_writes",
+            "Transactions with rows that are inserted or updated one by one",
+            insight.batchable_writes,
+        ),
+        (
             "insight_records_dropped",
             "Statements that were not counted for want of room",
             insight.records_dropped,

@@ -23,7 +23,7 @@ const HELP: &str = "\
 SHOW HELP|POOLS|CLIENTS|SERVERS|DATABASES|STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 SHOW LISTS|CONFIG|VERSION|USERS|STATE|HOSTS|PINS|FLOORS|STREAM|CACHE|CACHE_SHAPES
 SHOW SLOW                   shapes of statements, those that took most time first
-SHOW REPEATS                N+1: statements that are repeated for the rows of another
+SHOW REPEATS                N+1, duplicates, and rows that are written one by one
 SHOW ADVICE                 indexes that slow statements lack
 SHOW TRANSACTIONS           who is in a transaction, pinned, or waits for a lock
 EXPLAIN fingerprint         the plan of a shape, and what its analysis comes to

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::insight::html::{page, time};
-use crate::insight::report::{Line, Report, Top};
+use crate::insight::report::{Line, Report, Top, repetition};
 use crate::insight::time::{parse, rfc3339};
 
 /// What is asked.
@@ -126,16 +126,15 @@ fn table(report: &Report, options: &Options, out: &mut impl Write) -> io::Result
     for line in lines.iter().take(options.limit) {
         row(report, line, out)?;
     }
-    let repeats = report.repeats();
-    if !repeats.is_empty() {
-        writeln!(out, "\nPossible N+1:")?;
-    }
-    for repeated in repeats.iter().take(options.limit) {
-        writeln!(
-            out,
-            "  {} {}: up to {} times for one list, seen {} times\n      {}",
-            repeated.summary, repeated.route, repeated.count_max, repeated.seen, repeated.suggestion
-        )?;
+    for (headline, repeats) in report.repeats() {
+        writeln!(out, "\n{headline}:")?;
+        for repeated in repeats.into_iter().take(options.limit) {
+            writeln!(
+                out,
+                "  {} {}: {}, seen {} times\n      {}",
+                repeated.summary, repeated.route, repeated.how_often, repeated.seen, repeated.suggestion
+            )?;
+        }
     }
     Ok(())
 }
@@ -217,9 +216,9 @@ fn show(value: &Value, report: &Report, out: &mut impl Write) -> io::Result<()> 
                 writeln!(out, "    {};", advised.ddl)?;
             }
         }
-        "db.n_plus_one" => {
+        event if let Some((headline, of_what)) = repetition(event) => {
             let count = value.pointer("/weir.repeats/count").and_then(Value::as_u64).unwrap_or_default();
-            writeln!(out, "{at} N+1: {count} times {} {route}", text("db.query.summary"))?;
+            writeln!(out, "{at} {headline}: {} {count} times {of_what} {route}", text("db.query.summary"))?;
             writeln!(
                 out,
                 "    {}",

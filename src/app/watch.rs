@@ -1,5 +1,5 @@
 //! `weir watch`: runs a command, a test suite most often, with a Weir in front of its database, and says what it saw: N+1,
-//! tables read whole, slow statements, errors. For CI: what `--fail-on` names makes it fail.
+//! other repetitions, tables read whole, slow statements, errors. For CI: what `--fail-on` names makes it fail.
 //!
 //! Statements are explained while the command runs, since tests take their tables away again. What was never committed nobody
 //! else can explain; that is said, not hidden.
@@ -19,12 +19,17 @@ use crate::config::{AccessRule, AuthMethod, ConnectionKind, ExplainOn, ListenAdd
 use crate::control::{Advisor, Scan};
 use crate::insight::Insight;
 use crate::insight::html::time;
+use crate::insight::repeats::Kind as Repetition;
 
 /// What may be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A statement that is repeated for the rows of another.
     Repeat,
+    /// A SELECT that runs again and again with the same values.
+    Duplicate,
+    /// Rows that are inserted or updated one by one.
+    BatchableWrite,
     /// A table that is read whole, because no index serves the condition.
     SeqScan,
     /// A statement that took `slow_log.threshold` or longer.
@@ -35,8 +40,14 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, with their words.
-    pub const ALL: [(&'static str, Self); 4] =
-        [("n+1", Self::Repeat), ("seq-scan", Self::SeqScan), ("slow", Self::Slow), ("error", Self::Error)];
+    pub const ALL: [(&'static str, Self); 6] = [
+        (Repetition::WORDS[0], Self::Repeat),
+        (Repetition::WORDS[1], Self::Duplicate),
+        (Repetition::WORDS[2], Self::BatchableWrite),
+        ("seq-scan", Self::SeqScan),
+        ("slow", Self::Slow),
+        ("error", Self::Error),
+    ];
 
     fn as_str(self) -> &'static str {
         Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
@@ -241,14 +252,17 @@ fn findings(insight: &Insight, scans: &Scans) -> Vec<Finding> {
     let mut findings = Vec::new();
     for pattern in state.patterns.list() {
         let place = pattern.route.clone().map(|route| format!(" in {route}")).unwrap_or_default();
+        let (summary, count) = (pattern.child.1.summary(), pattern.count_max);
+        let (kind, what_for) = match &pattern.kind {
+            Repetition::NPlusOne(parent) => {
+                (Kind::Repeat, format!("for the rows of {}", parent.lookup.summary()))
+            }
+            Repetition::Duplicate => (Kind::Duplicate, "with the same values".to_owned()),
+            Repetition::BatchableWrite => (Kind::BatchableWrite, "for a row each".to_owned()),
+        };
         findings.push(Finding {
-            kind: Kind::Repeat,
-            head: format!(
-                "{} runs {} times for the rows of {}{place}",
-                pattern.child.1.summary(),
-                pattern.count_max,
-                pattern.parent.1.summary()
-            ),
+            kind,
+            head: format!("{summary} runs {count} times {what_for}{place}"),
             lines: vec![state.text(pattern.child.0, pattern.database_key).to_owned(), pattern.suggestion()],
         });
     }

@@ -19,7 +19,7 @@ pub struct InsightSettings {
     pub enabled: bool,
     /// Shapes with statistics of their own; what is seen least goes into one for all others.
     pub shapes_max: usize,
-    /// Look for N+1.
+    /// Look for N+1 and other repetitions.
     pub repeats: bool,
     /// Keep values of slow executions in memory, to explain these.
     pub samples: bool,

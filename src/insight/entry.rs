@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::patterns::Pattern;
 use super::plans::Analyzed;
 use super::record::{Details, Record};
-use super::repeats::Found;
+use super::repeats::{Found, Kind};
 use super::samples::bound;
 use super::statistics::Shape;
 use super::time::rfc3339;
@@ -155,7 +155,7 @@ pub fn slow(slow: &Slow<'_>) -> Value {
     Value::Object(line)
 }
 
-/// `db.n_plus_one`
+/// `db.n_plus_one`, `db.duplicate_query` or `db.batchable_write`. `texts`: the parent's and the child's.
 pub fn repeated(
     found: &Found,
     pattern: &Pattern,
@@ -163,7 +163,12 @@ pub fn repeated(
     began: SystemTime,
     suppressed: u64,
 ) -> Value {
-    let mut line = head("db.n_plus_one", "WARN", began);
+    let event = match found.kind {
+        Kind::NPlusOne(_) => "db.n_plus_one",
+        Kind::Duplicate => "db.duplicate_query",
+        Kind::BatchableWrite => "db.batchable_write",
+    };
+    let mut line = head(event, "WARN", began);
     let mut put = |key: &str, value: Value| _ = line.insert(key.to_owned(), value);
     let record = &*found.last;
     if let Some(trace) = record.trace {
@@ -177,12 +182,14 @@ pub fn repeated(
         put("db.collection.name", table.as_str().into());
     }
     put("weir.fingerprint", found.child.0.to_string().into());
-    let parent = json!({
-        "fingerprint": found.parent.0.to_string(),
-        "text": texts.0,
-        "rows": found.parent_rows,
-    });
-    put("weir.parent", parent);
+    if let Some(parent) = found.kind.parent() {
+        let parent = json!({
+            "fingerprint": parent.fingerprint.to_string(),
+            "text": texts.0,
+            "rows": parent.rows,
+        });
+        put("weir.parent", parent);
+    }
     let repeats = json!({
         "count": found.count,
         "total_ms": ms(found.total),

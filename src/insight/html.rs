@@ -45,16 +45,15 @@ pub fn page(report: &Report, by: Top, limit: usize) -> String {
         "<article><h2>Time in slow statements</h2>{}</article>",
         bars(&report.slots(None, SLOTS), "bars")
     );
-    let repeats = report.repeats();
-    if !repeats.is_empty() {
-        out.push_str("<h2>Possible N+1</h2>");
-        for repeated in repeats.iter().take(limit) {
+    for (headline, repeats) in report.repeats() {
+        let _ = write!(out, "<h2>{headline}</h2>");
+        for repeated in repeats.into_iter().take(limit) {
             let _ = write!(
                 out,
-                "<article><b>{}</b> {} <span class=\"faint\">up to {} times for one list, seen {} times</span><pre>{}</pre><p>{}</p></article>",
+                "<article><b>{}</b> {} <span class=\"faint\">{}, seen {} times</span><pre>{}</pre><p>{}</p></article>",
                 escaped(&repeated.summary),
                 escaped(&repeated.route),
-                repeated.count_max,
+                repeated.how_often,
                 repeated.seen,
                 escaped(&repeated.text),
                 escaped(&repeated.suggestion)

@@ -25,6 +25,12 @@ pub struct Lookup {
     pub limits: bool,
     /// It gives an aggregate of the rows.
     pub aggregates: bool,
+    /// It reads, or may read, other tables than `table`: there are joins or subqueries.
+    pub reads_more: bool,
+    /// It writes one row at a time, for the values that it is given: INSERT ... VALUES, or UPDATE of one key.
+    pub is_row_write: bool,
+    /// It may change what others give or mean: settings, or several statements in one text.
+    pub unsettles: bool,
 }
 
 /// The column that equals a value.
@@ -93,19 +99,36 @@ impl Lookup {
         let is_several = words.iter().any(|word| word.kind == TokenKind::Semicolon);
         let lookup = Self { command, ..Self::default() };
         if is_several {
-            return lookup;
+            return Self { unsettles: true, ..lookup };
         }
         match lookup.command.as_str() {
             "SELECT" => lookup.select(&words),
-            "INSERT" | "MERGE" => Self { table: at("into").and_then(|at| table(&words, at + 1)), ..lookup },
+            "INSERT" | "MERGE" => {
+                let is_of_values = at("values").is_some() && !words.iter().any(|word| word.is("select"));
+                let table = at("into").and_then(|at| table(&words, at + 1));
+                Self { table, is_row_write: lookup.command == "INSERT" && is_of_values, ..lookup }
+            }
             "DELETE" => Self { table: at("from").and_then(|at| table(&words, at + 1)), ..lookup },
-            "UPDATE" => Self { table: table(&words, 1), ..lookup },
+            "UPDATE" => lookup.update(&words),
+            "SET" | "RESET" | "DISCARD" => Self { unsettles: true, ..lookup },
             _ => lookup,
         }
     }
 
+    fn update(mut self, words: &[Word<'_>]) -> Self {
+        let at = |word: &str| words.iter().position(|candidate| candidate.depth == 0 && candidate.is(word));
+        self.table = table(words, 1);
+        self.reads_more = words.iter().any(|word| word.is("from") || word.is("select"));
+        if let Some(filter) = at("where") {
+            self.conditions(&words[filter + 1..at("returning").unwrap_or(words.len())]);
+        }
+        self.is_row_write = self.key.is_some() && !self.pages && !self.reads_more;
+        self
+    }
+
     fn select(mut self, words: &[Word<'_>]) -> Self {
         let at = |word: &str| words.iter().position(|candidate| candidate.depth == 0 && candidate.is(word));
+        self.unsettles = words.iter().any(|word| word.is("set_config"));
         let Some(from) = at("from") else { return self };
         let end_of = |start: usize| {
             let ends = |word: &Word<'_>| word.depth == 0 && ENDS.iter().any(|end| word.is(end));
@@ -129,6 +152,8 @@ impl Lookup {
         self.joins = relations
             .iter()
             .any(|word| word.depth == 0 && (word.is("join") || word.kind == TokenKind::Comma));
+        let nests = words.iter().filter(|word| word.is("from") || word.is("select")).count() > 2;
+        self.reads_more = self.joins || nests;
         let is_set = at("union").is_some() || at("except").is_some() || at("intersect").is_some();
         if let Some(filter) = filter
             && !is_set
@@ -182,6 +207,17 @@ impl Lookup {
         let named: Vec<_> = keys.iter().filter(|(column, _)| is_key(column)).collect();
         let key = named.iter().copied().find(|key| own(key)).or(named.last().copied());
         self.key = key.map(|key| Key { column: key.0.clone(), is_own: own(key) });
+    }
+
+    /// Whether all that it gives is out of a table of the application's, so that it gives the same until somebody writes.
+    pub fn is_read_of_table(&self) -> bool {
+        let is_own = |table: &String| !table.starts_with("pg_") && !table.starts_with("information_schema.");
+        self.command == "SELECT" && !self.locks && !self.unsettles && self.table.as_ref().is_some_and(is_own)
+    }
+
+    /// Whether it reads a table, or may do so.
+    pub fn may_read(&self, table: &str) -> bool {
+        self.reads_more || self.table.as_deref() == Some(table)
     }
 
     /// Whether it may be what an N+1 repeats.
@@ -302,7 +338,7 @@ mod tests {
             ("SELECT a FROM posts WHERE title LIKE 'x%'", "SELECT posts", ""),
             ("SELECT a FROM posts WHERE id = (SELECT 1)", "SELECT posts", ""),
             ("INSERT INTO posts (id) VALUES (1)", "INSERT posts", ""),
-            ("UPDATE ONLY posts SET a = 1 WHERE id = 1", "UPDATE posts", ""),
+            ("UPDATE ONLY posts SET a = 1 WHERE id = 1", "UPDATE posts", "id own"),
             ("DELETE FROM posts WHERE id = 1", "DELETE posts", ""),
             ("SELECT 1", "SELECT", ""),
             ("BEGIN", "BEGIN", ""),
@@ -313,6 +349,50 @@ mod tests {
                 format!("{}{}", key.column, if key.is_own { " own" } else { "" })
             });
             assert_eq!((found.summary().as_str(), shown.as_str()), (summary, key), "{text}");
+        }
+    }
+
+    #[test]
+    fn writes_of_one_row_are_told_from_others() {
+        for (text, is_row_write) in [
+            ("INSERT INTO posts (id, title) VALUES (1, 'x') RETURNING id", true),
+            ("INSERT INTO posts (id) VALUES (1) ON CONFLICT DO NOTHING", true),
+            ("INSERT INTO posts SELECT * FROM drafts WHERE id = 1", false),
+            ("INSERT INTO posts (id, n) VALUES (1, (SELECT max(n) FROM posts))", false),
+            ("INSERT INTO posts DEFAULT VALUES", true),
+            ("UPDATE posts SET views = views + 1 WHERE posts.id = 7", true),
+            ("UPDATE posts SET a = 1 WHERE posts.id = $1::UUID RETURNING posts.version", true),
+            ("UPDATE posts SET a = 1 WHERE id IN (1, 2)", false),
+            ("UPDATE posts SET a = 1 WHERE state = 'new'", false),
+            ("UPDATE posts SET a = 1 WHERE id > 7", false),
+            ("UPDATE posts SET a = d.a FROM drafts d WHERE posts.id = 1", false),
+            ("UPDATE posts SET a = (SELECT max(a) FROM posts) WHERE id = 1", false),
+            ("DELETE FROM posts WHERE id = 1", false),
+            ("SELECT a FROM posts WHERE id = 1", false),
+        ] {
+            assert_eq!(lookup(text).is_row_write, is_row_write, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_read_is_known() {
+        for (text, is_read, of_posts, of_users) in [
+            ("SELECT a FROM posts WHERE id = 1", true, true, false),
+            ("SELECT a FROM posts JOIN users ON author = users.id", true, true, true),
+            ("SELECT a FROM posts WHERE author IN (SELECT id FROM users)", true, true, true),
+            ("SELECT a FROM posts FOR UPDATE", false, true, false),
+            ("SELECT oid FROM pg_type WHERE typname = 'x'", false, false, false),
+            ("SELECT set_config('a', 'b', true) FROM posts", false, true, false),
+            ("SELECT 1", false, false, false),
+        ] {
+            let lookup = lookup(text);
+            let found = (lookup.is_read_of_table(), lookup.may_read("posts"), lookup.may_read("users"));
+            assert_eq!(found, (is_read, of_posts, of_users), "{text}");
+        }
+        for text in
+            ["SET search_path = a", "SELECT set_config('a', 'b', true)", "SELECT 1; DELETE FROM posts"]
+        {
+            assert!(lookup(text).unsettles, "{text}");
         }
     }
 

@@ -1,8 +1,8 @@
-//! What statements cost, as seen from here: statistics, the slow-query log's entries, N+1.
+//! What statements cost, as seen from here: statistics, the slow-query log's entries, repetitions.
 //!
 //! A client's task notes what it runs in its [`watch`] and pushes one [`record`] per statement into the [`queue`] of its
 //! worker, which never waits: what has no room is counted. All else happens off the path, where one thread drains the
-//! queues into the [`state`]: [`statistics`] by shape, [`repeats`] (N+1), slow statements as [`entry`], and [`samples`] of
+//! queues into the [`state`]: [`statistics`] by shape, [`repeats`] (N+1 and their like), slow statements as [`entry`], and [`samples`] of
 //! them to be explained.
 
 pub mod entry;
@@ -19,6 +19,7 @@ pub mod remedy;
 pub mod repeats;
 pub mod report;
 pub mod samples;
+mod scope;
 pub mod state;
 pub mod statistics;
 pub mod tags;

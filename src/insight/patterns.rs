@@ -1,4 +1,5 @@
-//! The N+1 that were found, brought together: one entry for each parent, child and route, with how often and how much.
+//! The repetitions that were found, brought together: one entry for each kind, parent, child and route, with how often and
+//! how much.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use ahash::HashMap;
 use super::lookup::Lookup;
 use super::record::Client;
 use super::remedy::Remedy;
-use super::repeats::Found;
+use super::repeats::{Found, Kind};
 use super::tags::Tags;
 use crate::sql::Fingerprint;
 
@@ -18,12 +19,12 @@ const PATTERNS_MAX: usize = 256;
 /// Counts that the median is of.
 const COUNTS_MAX: usize = 32;
 
-/// One N+1 of the application.
+/// One repetition of the application.
 #[derive(Clone, Debug)]
 pub struct Pattern {
-    /// What gave the rows.
-    pub parent: (Fingerprint, Arc<Lookup>),
-    /// What was repeated for them.
+    /// What kind it is, as it was seen first.
+    pub kind: Kind,
+    /// What was repeated.
     pub child: (Fingerprint, Arc<Lookup>),
     /// The number that the child's database adds to a shape's.
     pub database_key: u64,
@@ -61,14 +62,17 @@ impl Pattern {
 
     /// What to do, in a sentence.
     pub fn suggestion(&self) -> String {
-        self.remedy.sentence(&self.parent.1, &self.child.1)
+        self.remedy.sentence(self.kind.parent().map(|parent| &*parent.lookup), &self.child.1)
     }
 }
+
+/// What tells one from another: its kind, the parent's shape, the child's, and the route.
+type Key = (&'static str, Option<Fingerprint>, Fingerprint, Option<String>);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Patterns {
-    patterns: HashMap<(Fingerprint, Fingerprint, Option<String>), Pattern>,
+    patterns: HashMap<Key, Pattern>,
 }
 
 impl Patterns {
@@ -76,7 +80,8 @@ impl Patterns {
     pub fn add(&mut self, found: &Found) -> &Pattern {
         let last = &*found.last;
         let route = last.tags.as_ref().and_then(|tags| tags.route());
-        let key = (found.parent.0, found.child.0, route.clone());
+        let parent = found.kind.parent().map(|parent| parent.fingerprint);
+        let key = (found.kind.as_str(), parent, found.child.0, route.clone());
         if self.patterns.len() >= PATTERNS_MAX && !self.patterns.contains_key(&key) {
             let oldest = self.patterns.iter().min_by_key(|(_, pattern)| pattern.last_seen);
             if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
@@ -84,11 +89,11 @@ impl Patterns {
             }
         }
         let pattern = self.patterns.entry(key).or_insert_with(|| Pattern {
-            parent: found.parent.clone(),
+            kind: found.kind.clone(),
             child: found.child.clone(),
             database_key: last.client.database_key,
             route,
-            remedy: Remedy::of(&found.child.1, found.rows_max),
+            remedy: Remedy::of(found),
             scopes: 0,
             counts: Vec::new(),
             count_max: 0,

@@ -67,11 +67,15 @@ pub struct Line {
     points: Vec<(SystemTime, Duration)>,
 }
 
-/// An N+1.
+/// A repetition: an N+1, a duplicate, or writes that could be one.
 #[derive(Clone, Debug, Default)]
 pub struct Repeated {
-    /// Parent and child.
+    /// What is said of how often it runs: `up to 21 times for one list`.
+    pub how_often: String,
+    /// What is repeated.
     pub summary: String,
+    /// Which, as the log names the event.
+    event: String,
     /// The child's text.
     pub text: String,
     /// Where in the application.
@@ -116,6 +120,19 @@ pub struct Report {
     pub span: Option<(SystemTime, SystemTime)>,
 }
 
+/// Events that tell of repetitions, in the order in which they are shown: what they are called, and how often is meant.
+const REPETITIONS: [(&str, &str, &str); 3] = [
+    ("db.n_plus_one", "Possible N+1", "for one list"),
+    ("db.duplicate_query", "The same again and again", "with the same values"),
+    ("db.batchable_write", "Rows written one by one", "in one transaction"),
+];
+
+/// What an event is called that tells of a repetition, and how often it is meant.
+pub fn repetition(event: &str) -> Option<(&'static str, &'static str)> {
+    let found = REPETITIONS.into_iter().find(|(name, _, _)| *name == event);
+    found.map(|(_, headline, of_what)| (headline, of_what))
+}
+
 fn text(value: &Value, key: &str) -> String {
     value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
@@ -153,7 +170,7 @@ impl Report {
         }
         match event.as_str() {
             "db.query.slow" => self.slow(&value, at),
-            "db.n_plus_one" => self.repeated(&value),
+            event if repetition(event).is_some() => self.repeated(&value, event),
             "db.index_advice" => self.advised(&value),
             // Of a later version.
             _ => return None,
@@ -210,17 +227,20 @@ impl Report {
         line.points.push((at, time));
     }
 
-    fn repeated(&mut self, value: &Value) {
+    fn repeated(&mut self, value: &Value, event: &str) {
         let fingerprint = text(value, "weir.fingerprint");
         let parent = value.pointer("/weir.parent/fingerprint").and_then(Value::as_str).unwrap_or_default();
         let route = route(value);
-        let repeated = self.repeats.entry(format!("{parent} {fingerprint} {route}")).or_default();
+        let repeated = self.repeats.entry(format!("{event} {parent} {fingerprint} {route}")).or_default();
         repeated.summary = text(value, "db.query.summary");
         repeated.text = text(value, "db.query.text");
         repeated.route = route;
         repeated.seen += 1 + value.get("weir.suppressed").and_then(Value::as_u64).unwrap_or_default();
         let count = value.pointer("/weir.repeats/count").and_then(Value::as_u64).unwrap_or_default();
         repeated.count_max = repeated.count_max.max(count);
+        let of_what = repetition(event).map_or("", |(_, of_what)| of_what);
+        event.clone_into(&mut repeated.event);
+        repeated.how_often = format!("up to {} times {of_what}", repeated.count_max);
         repeated.lost_ms +=
             value.pointer("/weir.repeats/lost_ms").and_then(Value::as_f64).unwrap_or_default();
         let suggestion = value.pointer("/weir.suggestion/text").and_then(Value::as_str);
@@ -252,11 +272,15 @@ impl Report {
         lines
     }
 
-    /// N+1, those first that lost most.
-    pub fn repeats(&self) -> Vec<&Repeated> {
-        let mut repeats: Vec<&Repeated> = self.repeats.values().collect();
-        repeats.sort_by(|a, b| b.lost_ms.total_cmp(&a.lost_ms));
-        repeats
+    /// Repetitions by what they are, with a headline; those first that lost most.
+    pub fn repeats(&self) -> Vec<(&'static str, Vec<&Repeated>)> {
+        let of_kind = |(event, headline, _): (&str, &'static str, &str)| {
+            let of_event = self.repeats.values().filter(|repeated| repeated.event == event);
+            let mut repeats: Vec<&Repeated> = of_event.collect();
+            repeats.sort_by(|a, b| b.lost_ms.total_cmp(&a.lost_ms));
+            (headline, repeats)
+        };
+        REPETITIONS.into_iter().map(of_kind).filter(|(_, repeats)| !repeats.is_empty()).collect()
     }
 
     /// The time of all shapes, or of one, in equal slots of the report's span.
@@ -344,6 +368,31 @@ mod tests {
         assert_eq!(report.top(Top::Rows)[0].read_per_returned(), Some(1500.0));
         let slots = report.slots(None, 3);
         assert_eq!(slots, [Duration::from_secs(3), Duration::ZERO, Duration::from_secs(5)]);
+    }
+
+    #[test]
+    fn repetitions_are_told_apart() {
+        let mut report = Report::default();
+        for (event, count) in [("db.batchable_write", 7), ("db.n_plus_one", 20), ("db.batchable_write", 9)] {
+            report.add(&format!(
+                r#"{{"timestamp": "2026-11-30T10:00:00Z", "event.name": "{event}", "weir.fingerprint": "1",
+                    "weir.repeats": {{"count": {count}, "lost_ms": 2.5}}}}"#
+            ));
+        }
+        let shown: Vec<String> = report
+            .repeats()
+            .into_iter()
+            .flat_map(|(headline, repeats)| {
+                repeats.into_iter().map(move |one| {
+                    format!("{headline}: {}, seen {} times, {}", one.how_often, one.seen, one.lost_ms)
+                })
+            })
+            .collect();
+        let expected = [
+            "Possible N+1: up to 20 times for one list, seen 1 times, 2.5",
+            "Rows written one by one: up to 9 times in one transaction, seen 2 times, 5",
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]

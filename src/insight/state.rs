@@ -16,7 +16,7 @@ use super::patterns::Patterns;
 use super::plans::{Plans, Task, changes_plans};
 use super::queue::Queue;
 use super::record::{Client, Record};
-use super::repeats::{Found, Scopes};
+use super::repeats::{Found, Kind, Scopes};
 use super::samples::{Execution, Samples};
 use super::statistics::{self, Shape, Statistics};
 use super::watch::{Terms, Watch};
@@ -55,7 +55,7 @@ pub struct Insight {
 pub struct State {
     /// Statistics by shape.
     pub statistics: Statistics,
-    /// N+1 that were found.
+    /// N+1 and other repetitions that were found.
     pub patterns: Patterns,
     /// What was explained.
     pub plans: Plans,
@@ -91,6 +91,10 @@ pub struct Counts {
     pub lines_dropped: u64,
     /// N+1 found, by scope.
     pub repeats: u64,
+    /// Duplicates found, by scope.
+    pub duplicates: u64,
+    /// Writes that could be one, by scope.
+    pub batchable_writes: u64,
     /// Records that had no room.
     pub records_dropped: u64,
 }
@@ -225,7 +229,7 @@ fn details_after(log: &SlowLogSettings) -> Duration {
 }
 
 impl State {
-    /// Forgets all statistics, N+1 and executions; what was advised stands.
+    /// Forgets all statistics, repetitions and executions; what was advised stands.
     pub fn reset(&mut self, now: Instant) {
         self.statistics.reset(now);
         self.patterns.clear();
@@ -326,10 +330,15 @@ impl State {
 
     fn note_found(&mut self, now: Instant, wall: SystemTime) {
         for found in std::mem::take(&mut self.found) {
-            self.counts.repeats += 1;
+            *match found.kind {
+                Kind::NPlusOne(_) => &mut self.counts.repeats,
+                Kind::Duplicate => &mut self.counts.duplicates,
+                Kind::BatchableWrite => &mut self.counts.batchable_writes,
+            } += 1;
             let pattern = self.patterns.add(&found);
             let record = &found.last;
-            let key = found.child.0.0 ^ found.parent.0.0.rotate_left(1);
+            let parent = found.kind.parent().map_or(Fingerprint(1), |parent| parent.fingerprint);
+            let key = found.child.0.0 ^ parent.0.rotate_left(1);
             let (per_shape, per_second) = (self.settings.per_shape, self.settings.per_second_max);
             let Some(suppressed) = self.limiter.admit(key, per_shape, per_second, record.ended) else {
                 continue;
@@ -340,7 +349,7 @@ impl State {
             };
             let age = now.saturating_duration_since(record.ended) + record.total;
             let began = wall.checked_sub(age).unwrap_or(wall);
-            let texts = (text(found.parent.0), text(found.child.0));
+            let texts = (text(parent), text(found.child.0));
             let line = entry::repeated(&found, pattern, texts, began, suppressed);
             self.write(&line);
         }

@@ -1,4 +1,4 @@
-//! N+1 in labelled scopes: precision and recall.
+//! N+1, duplicates and batchable writes in labelled scopes: precision and recall of each.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use weir::config::{InsightSettings, SlowLogSettings};
+use weir::insight::record::{Cached, Served};
 use weir::insight::watch::Answer;
 use weir::insight::{Client, Insight, Watch};
 use weir::session::Settings;
 use weir::sql::analyze;
 
-/// What a statement takes.
+/// What a statement takes, and what the application takes until the next.
 const TAKES: Duration = Duration::from_micros(500);
+const THINKS: Duration = Duration::from_micros(20);
 
 struct Application {
     insight: Insight,
@@ -20,6 +22,7 @@ struct Application {
     client: u32,
     trace: u32,
     in_block: bool,
+    cached: bool,
     now: Instant,
 }
 
@@ -27,7 +30,7 @@ impl Application {
     fn new(now: Instant) -> Self {
         let insight =
             Insight::new(&InsightSettings::default(), &SlowLogSettings::default(), Vec::new(), 1, now);
-        Self { insight, clients: Vec::new(), client: 1, trace: 0, in_block: false, now }
+        Self { insight, clients: Vec::new(), client: 1, trace: 0, in_block: false, cached: false, now }
     }
 
     fn run(&mut self, lines: &[&str], turns: &[usize]) {
@@ -39,6 +42,12 @@ impl Application {
             match word {
                 "begin" => self.statement(0, "BEGIN"),
                 "commit" => self.statement(0, "COMMIT"),
+                "cached" => self.cached = true,
+                "pipeline" => {
+                    let body = body(&lines[at..]);
+                    self.pipeline(&lines[at..at + body], turns);
+                    at += body + 1;
+                }
                 "wait" => self.now += Duration::from_millis(rest.parse().unwrap()),
                 "client" => self.client = rest.parse().unwrap(),
                 "trace" => self.trace = rest.parse().unwrap(),
@@ -54,8 +63,31 @@ impl Application {
         }
     }
 
+    /// All of it is sent at once.
+    fn pipeline(&mut self, lines: &[&str], turns: &[usize]) {
+        self.now += THINKS;
+        let (now, settings) = (self.now, Settings::default());
+        let count: usize = lines[0].strip_prefix("loop ").unwrap().parse().unwrap();
+        let watch = self.watch();
+        watch.unit(false);
+        watch.read(now);
+        for turn in 1..=count {
+            let line = filled(lines[1], &[turns, &[turn]].concat());
+            let (_, text) = line.split_once(' ').unwrap();
+            watch.query(text.as_bytes(), Arc::new(analyze(text.as_bytes(), true)), true.into());
+        }
+        for turn in 1..=count {
+            watch.filled(now + TAKES * u32::try_from(turn).unwrap());
+            watch.answered(Answer::Complete(b"INSERT 0 1"), 100, &settings);
+            watch.answered(Answer::Ready, 106, &settings);
+        }
+        self.now += TAKES * u32::try_from(count).unwrap();
+        self.insight.drain(self.now, SystemTime::UNIX_EPOCH);
+    }
+
     /// As the relay tells it, in the simple protocol.
     fn statement(&mut self, rows: u64, text: &str) {
+        self.now += THINKS;
         let mut text = text.to_owned();
         if self.trace > 0 {
             write!(text, "/*traceparent='00-{:032x}-00000000000000aa-01'*/", self.trace).unwrap();
@@ -64,9 +96,11 @@ impl Application {
         let tag = format!("{} {rows}", text.split(' ').next().unwrap());
         let settings = Settings::default();
         let (is_idle, now) = (!self.in_block, self.now);
+        let cached = if self.cached { Cached::Hit } else { Cached::Bypass };
         let watch = self.watch();
-        watch.unit(is_idle);
         watch.read(now);
+        watch.unit(is_idle);
+        watch.begins(Served::Primary(None), cached, now, now);
         watch.query(text.as_bytes(), Arc::clone(&analysis), true.into());
         watch.filled(now + TAKES);
         watch.answered(Answer::Complete(tag.as_bytes()), 100, &settings);
@@ -113,11 +147,20 @@ fn body(lines: &[&str]) -> usize {
     end.expect("each loop has an end")
 }
 
+/// What a line of the expectation is about.
+fn kind(expected: &str) -> &'static str {
+    match expected.rsplit(' ').next().unwrap() {
+        "cache" => "duplicate",
+        "insert_many" | "update_many" => "batchable-write",
+        _ => "n+1",
+    }
+}
+
 #[test]
-fn n_plus_one_is_told_from_what_looks_like_it() {
+fn repetitions_are_told_from_what_looks_like_them() {
     #[expect(clippy::disallowed_methods, reason = "an Instant is had in no other way")]
     let now = Instant::now();
-    let (mut right, mut wrong, mut missed) = (0_u32, Vec::new(), Vec::new());
+    let (mut right, mut wrong, mut missed) = (Vec::new(), Vec::new(), Vec::new());
     let scopes = include_str!("repeats.txt").split("\n=== ").skip(1);
     for scope in scopes {
         let (title, rest) = scope.split_once('\n').unwrap();
@@ -127,14 +170,20 @@ fn n_plus_one_is_told_from_what_looks_like_it() {
         let mut application = Application::new(now);
         application.run(&script.lines().collect::<Vec<_>>(), &[]);
         let found = application.found();
-        right += u32::try_from(found.intersection(&expected).count()).unwrap();
-        wrong.extend(found.difference(&expected).map(|one| format!("{title}: {one}")));
-        missed.extend(expected.difference(&found).map(|one| format!("{title}: {one}")));
+        let told = |one: &String| (kind(one), format!("{title}: {one}"));
+        right.extend(found.intersection(&expected).map(told));
+        wrong.extend(found.difference(&expected).map(told));
+        missed.extend(expected.difference(&found).map(told));
     }
-    let share = |others: usize| f64::from(right) / f64::from(right + u32::try_from(others).unwrap());
-    let (precision, recall) = (share(wrong.len()), share(missed.len()));
-    eprintln!(
-        "N+1: precision {precision:.2}, recall {recall:.2} of {right}\nwrong: {wrong:#?}\nmissed: {missed:#?}"
-    );
-    assert!(right >= 20 && precision >= 0.95 && recall >= 0.9, "{precision} {recall} {wrong:#?} {missed:#?}");
+    eprintln!("wrong: {wrong:#?}\nmissed: {missed:#?}");
+    for (of, labelled_min) in [("n+1", 20), ("duplicate", 7), ("batchable-write", 10)] {
+        let count = |of_kind: &[(&str, String)]| of_kind.iter().filter(|(kind, _)| *kind == of).count();
+        let (right, wrong, missed) = (count(&right), count(&wrong), count(&missed));
+        let share = |others: usize| {
+            f64::from(u32::try_from(right).unwrap()) / f64::from(u32::try_from(right + others).unwrap())
+        };
+        let (precision, recall) = (share(wrong), share(missed));
+        eprintln!("{of}: precision {precision:.2}, recall {recall:.2} of {}", right + missed);
+        assert!(right >= labelled_min && precision >= 0.95 && recall >= 0.9, "{of}: see above");
+    }
 }

@@ -24,6 +24,18 @@ pytestmark = needs_weir
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "insight" / "slow_log.schema.json").read_text())
 
+REPETITIONS = {"n+1": "db.n_plus_one", "duplicate": "db.duplicate_query", "batchable-write": "db.batchable_write"}
+COUNTERS = {
+    "n+1": "insight_repeats_total",
+    "duplicate": "insight_duplicates_total",
+    "batchable-write": "insight_batchable_writes_total",
+}
+HEADLINES = {
+    "n+1": "Possible N+1:",
+    "duplicate": "The same again and again:",
+    "batchable-write": "Rows written one by one:",
+}
+
 LOG = '[insight]\nexplain = "any"\nexplain_per_minute = 600\n[slow_log]\nfile = "slow.jsonl"\nthreshold = "{threshold}"\nper_shape = 0\n'
 
 
@@ -31,7 +43,7 @@ LOG = '[insight]\nexplain = "any"\nexplain_per_minute = 600\n[slow_log]\nfile = 
 def weir(own_directory, request):
     """A Weir that logs what takes longer than the test's parameter says."""
     threshold, more = getattr(request, "param", ("30ms", ""))
-    directory = own_directory / "".join(c for c in request.node.name if c.isalnum())[:40]
+    directory = own_directory / "".join(c for c in request.node.name if c.isalnum())[-40:]
     with WatchedWeir(directory, LOG.format(threshold=threshold) + more) as started:
         started.wait_until_ready()
         started.log = directory / "slow.jsonl"
@@ -250,6 +262,28 @@ def inserts(session):
     session.rollback()
 
 
+def inserts_at_once(session):
+    session.add_all(Article(id=100_000 + number, author_id=1, title="new") for number in range(20))
+    session.rollback()
+
+
+def updates(session):
+    for number, author in enumerate(session.scalars(select(Author).order_by(Author.id).limit(20)).all()):
+        author.name = f"changed {number}"
+        session.flush()
+    session.rollback()
+
+
+def the_same(session):
+    for _ in range(8):
+        session.execute(select(Author.name).where(Author.id == 3)).one()
+
+
+def health_checks(session):
+    for _ in range(20):
+        session.execute(text("select 1 as alive")).one()
+
+
 def pages(session):
     for page in range(12):
         session.scalars(select(Article.title).order_by(Article.id).limit(20).offset(20 * page)).all()
@@ -258,27 +292,37 @@ def pages(session):
 @pytest.mark.parametrize(
     "work, expected",
     [
-        (lazy_authors, [("SELECT author", "joinedload")]),
-        (lazy_articles, [("SELECT article", "selectinload")]),
+        (lazy_authors, [("n+1", "SELECT author", "joinedload")]),
+        (lazy_articles, [("n+1", "SELECT article", "selectinload")]),
         (eager, []),
-        (inserts, []),
+        (inserts, [("batchable-write", "INSERT article", "insert_many")]),
+        (inserts_at_once, []),
+        (updates, [("batchable-write", "UPDATE author", "update_many")]),
+        (the_same, [("duplicate", "SELECT author", "cache")]),
+        (health_checks, []),
         (pages, []),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_n_plus_one_of_sqlalchemy(weir, engine, work, expected):
+def test_repetitions_of_sqlalchemy(weir, engine, work, expected):
     with Session(engine) as session:
         work(session)
     with Session(engine) as session:  # another request on the same connection ends the scope
         session.execute(text("select 1"))
     wait_until(lambda: any("select ?" == row["query"] for row in rows(weir, "show slow")), "all is counted")
     found = rows(weir, "show repeats")
-    assert [(row["child"], row["load"]) for row in found] == expected
+    assert [(row["kind"], row["child"], row["remedy"]) for row in found] == expected
     for row in found:
         assert row["route"] == "/articles"
-    for line in lines(weir, "db.n_plus_one"):
+    told = [line for event in REPETITIONS.values() for line in lines(weir, event)]
+    for line in told:
         jsonschema.validate(line, SCHEMA)
-    assert len(lines(weir, "db.n_plus_one")) == len(expected)
+    assert [line["event.name"] for line in told] == [REPETITIONS[kind] for kind, _, _ in expected]
+    for kind, counter in COUNTERS.items():
+        assert weir.metric(counter) == sum(of == kind for of, _, _ in expected), counter
+    report = subprocess.run([WEIR, "slow", weir.log], capture_output=True, text=True, timeout=60, check=True).stdout
+    for kind, child, _ in expected:
+        assert HEADLINES[kind] in report and f"{child} /articles: up to" in report
 
 
 def test_25_requests_on_one_connection_are_none(weir, engine):
@@ -353,11 +397,14 @@ def test_reset_begins_anew(weir):
     "code, fail_on, ends, says",
     [
         ("for i in range(9): c.execute('select name from author where id = %s', (i,))", "n+1", 1, "FAIL n+1: SELECT author"),
+        ("for i in range(9): c.execute('select name from author where id = 7')", "n+1,duplicate", 1, "FAIL duplicate: SELECT author"),
+        ("for i in range(9): c.execute('update author set name = %s where id = %s', ('x', i))", "batchable-write", 1, "FAIL batchable-write: UPDATE author runs 9 times for a row each"),
+        ("c.cursor().executemany('update author set name = %s where id = %s', [('x', i) for i in range(50)])", "batchable-write", 0, "findings"),
         ("c.execute('select id from article where title = %s', ('x',))", "seq-scan", 1, "no index of {schema}.article serves (title = ?::text)"),
         ("c.execute('select id from article where id = %s', (1,))", "seq-scan,n+1", 0, "0 findings"),
         ("import sys; sys.exit(7)", "n+1", 7, "findings"),
     ],
-    ids=["n+1", "seq-scan", "nothing", "the command fails"],
+    ids=["n+1", "duplicate", "batchable-write", "executemany", "seq-scan", "nothing", "the command fails"],
 )
 def test_weir_watch_fails_on_what_it_is_told_to(weir, articles, code, fail_on, ends, says):
     program = (
