@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::admin::table::{ColumnType, Table, row};
-use crate::advice::book::COLUMNS;
+use crate::advice::book::{COLUMNS, State as Advised};
 use crate::client::Proxy;
 use crate::insight::entry::{without_strings, without_values};
 use crate::insight::histogram::Histogram;
@@ -244,7 +244,7 @@ pub(super) fn view(proxy: &Proxy) -> Option<InsightView> {
         batchable_writes: counts.batchable_writes,
         shapes: state.statistics.len(),
         evicted: state.statistics.evicted,
-        advice: state.plans.advice().len(),
+        advice: state.plans.advice().iter().filter(|(_, entry)| entry.state == Advised::Open).count(),
     })
 }
 

@@ -314,7 +314,7 @@ fn of_insight(registry: &mut Registry, insight: &InsightView) {
         registry.register(name, help, counter);
     }
     single(registry, "insight_shapes", "Shapes with statistics of their own", gauge(insight.shapes));
-    single(registry, "insight_advice", "Pieces of advice that stand", gauge(insight.advice));
+    single(registry, "insight_advice", "Pieces of advice that nobody has acted on", gauge(insight.advice));
 }
 
 fn of_clients(registry: &mut Registry, stats: &StatsView) {

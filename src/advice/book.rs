@@ -1,14 +1,16 @@
 //! The advice that stands, for the console, the API and the dashboard: merged across shapes, bounded, with what people
 //! and measurements made of it. And the budget of analyses, so that looking for advice never becomes the load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::candidates::covers_keys;
+use super::candidates::{Candidate, bare, covers_keys};
+use super::identifier::quoted;
+use super::load::{Load, Loads};
 use super::merge::{Merged, Served, merge};
-use super::schema::Index;
+use super::schema::{Index, TableName};
 use super::verdict::Advice;
 
 /// Analyses that may be begun in a minute.
@@ -41,7 +43,7 @@ impl Budget {
 }
 
 /// What became of a piece of advice.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum State {
     /// Nobody has acted on it.
     Open,
@@ -49,24 +51,33 @@ pub enum State {
     Dismissed,
     /// The index is there; by how much its statements became faster is not known yet.
     Built {
-        /// Their mean before.
-        mean_ms_before: f64,
+        /// Its name.
+        index: String,
     },
     /// The index is there, and they became faster so many times.
     Verified {
-        /// Below 1.2: it brought nothing, and may be dropped.
+        /// Its name.
+        index: String,
+        /// Below [`GAIN_MIN`]: it brought nothing, and may be dropped.
         times: f64,
     },
 }
 
+/// An index is worth having if its statements are so many times faster with it.
+const GAIN_MIN: f64 = 1.2;
+
+/// Executions with an index that say what it brings, and those after which that stands.
+const CALLS_MIN: u64 = 5;
+const CALLS_MAX: u64 = 1000;
+
 impl State {
     /// The word in the console and the API.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Dismissed => "dismissed",
             Self::Built { .. } => "built",
-            Self::Verified { times } if times < 1.2 => "no_gain",
+            Self::Verified { times, .. } if *times < GAIN_MIN => "no_gain",
             Self::Verified { .. } => "verified",
         }
     }
@@ -83,6 +94,10 @@ pub struct Entry {
     pub last_seen: SystemTime,
     /// What became of it.
     pub state: State,
+    /// The last analyses still come to it.
+    is_advised: bool,
+    /// What its statements take, with and without it.
+    loads: Loads,
 }
 
 impl Entry {
@@ -94,11 +109,36 @@ impl Entry {
             object.insert("first_seen".to_owned(), json!(seconds(self.first_seen)));
             object.insert("last_seen".to_owned(), json!(seconds(self.last_seen)));
             object.insert("state".to_owned(), json!(self.state.as_str()));
-            if let State::Verified { times } = self.state {
+            object.insert("confidence".to_owned(), json!(self.confidence()));
+            if let State::Verified { times, .. } = self.state {
                 object.insert("measured_speedup".to_owned(), json!((times * 10.0).round() / 10.0));
+                object.insert("measured".to_owned(), json!(self.measured()));
+                object.insert("drop_ddl".to_owned(), json!(self.drop_ddl()));
             }
         }
         value
+    }
+
+    /// Why it is believed: best of all, because it was measured.
+    fn confidence(&self) -> &'static str {
+        if self.state.as_str() == "verified" { "verified" } else { self.merged.advice.confidence.as_str() }
+    }
+
+    /// What was measured, in words; empty: nothing yet.
+    pub fn measured(&self) -> String {
+        match &self.state {
+            State::Verified { times, .. } if *times < GAIN_MIN => "no gain: drop it?".to_owned(),
+            State::Verified { times, .. } if *times < 10.0 => format!("x{times:.1} measured"),
+            State::Verified { times, .. } => format!("x{times:.0} measured"),
+            State::Open | State::Dismissed | State::Built { .. } => String::new(),
+        }
+    }
+
+    /// The statement that takes an index away again which has brought nothing.
+    pub fn drop_ddl(&self) -> Option<String> {
+        let State::Verified { index, times } = &self.state else { return None };
+        let schema = quoted(&self.merged.advice.table.0);
+        (*times < GAIN_MIN).then(|| format!("DROP INDEX CONCURRENTLY {schema}.{}", quoted(index)))
     }
 
     /// For SHOW ADVICE, in the order of [`COLUMNS`].
@@ -108,21 +148,22 @@ impl Entry {
             advice.id(),
             advice.kind.as_str().to_owned(),
             format!("{}.{}", advice.table.0, advice.table.1),
-            advice.confidence.as_str().to_owned(),
+            self.confidence().to_owned(),
             advice.speedup().map(|times| format!("{times:.1}")).unwrap_or_default(),
             format!("{:.0}", self.merged.saves_ms_per_hour),
             format!("{:.0}", advice.bytes),
             format!("{:.1}", advice.writes_per_minute),
             self.merged.serves.join(","),
             self.state.as_str().to_owned(),
-            advice.ddl.clone(),
+            self.measured(),
+            self.drop_ddl().unwrap_or_else(|| advice.ddl.clone()),
             advice.reason.clone(),
         ]
     }
 }
 
 /// The columns of SHOW ADVICE.
-pub const COLUMNS: [&str; 12] = [
+pub const COLUMNS: [&str; 13] = [
     "id",
     "kind",
     "table",
@@ -133,6 +174,7 @@ pub const COLUMNS: [&str; 12] = [
     "writes_per_minute",
     "queries",
     "state",
+    "measured",
     "ddl",
     "reason",
 ];
@@ -167,15 +209,33 @@ impl Book {
         let mut entries = BTreeMap::new();
         for merged in merge(&shapes) {
             let id = merged.advice.id();
-            let known = self.entries.remove(&id);
-            let (first_seen, state) =
-                known.map_or((now, State::Open), |known| (known.first_seen, known.state));
-            entries.insert(id, Entry { merged, first_seen, last_seen: now, state });
+            let entry = match self.entries.remove(&id) {
+                // It was measured, and is advised again: then it is not there any more.
+                Some(known) if matches!(known.state, State::Verified { .. }) => {
+                    Entry { merged, state: State::Open, last_seen: now, is_advised: true, ..known }
+                }
+                Some(known) => Entry { merged, last_seen: now, is_advised: true, ..known },
+                None => Entry {
+                    merged,
+                    first_seen: now,
+                    last_seen: now,
+                    state: State::Open,
+                    is_advised: true,
+                    loads: Loads::default(),
+                },
+            };
+            entries.insert(id, entry);
         }
-        // What is dismissed or built stays known though no analysis comes to it any more.
-        let kept =
-            std::mem::take(&mut self.entries).into_iter().filter(|(_, entry)| entry.state != State::Open);
-        entries.extend(kept.take(self.shapes_max));
+        for entry in entries.values_mut().filter(|entry| entry.state == State::Open) {
+            let means = entry.merged.serves.iter().filter_map(|name| Some((name, self.shapes.get(name)?)));
+            entry.loads.learn(means.map(|(name, (served, _))| (name.as_str(), served.mean_ms)));
+        }
+        // What no analysis comes to any more may have been built: the next look at the indexes says so. What is dismissed or
+        // built stays known.
+        let is_kept = |entry: &Entry| entry.state != State::Open || entry.merged.advice.index.is_some();
+        let left = std::mem::take(&mut self.entries).into_iter().filter(|(_, entry)| is_kept(entry));
+        let left = left.map(|(id, entry)| (id, Entry { is_advised: false, ..entry }));
+        entries.extend(left.take(self.shapes_max));
         self.entries = entries;
     }
 
@@ -185,30 +245,88 @@ impl Book {
         entry.map(|entry| entry.state = State::Dismissed).is_some()
     }
 
-    /// An index of a table is there now: what advised it counts as built. `mean_ms` is what a statement takes so far.
-    pub fn built(&mut self, table: &super::schema::TableName, index: &Index, mean_ms: impl Fn(&str) -> f64) {
-        for entry in self.entries.values_mut().filter(|entry| entry.state == State::Open) {
-            let Some(candidate) = &entry.merged.advice.index else { continue };
-            if candidate.table == *table && covers_keys(index, candidate) {
-                let before = entry.merged.serves.first().map_or(0.0, |name| mean_ms(name));
-                entry.state = State::Built { mean_ms_before: before };
-            }
-        }
+    /// Tables of which it is to be known which indexes they have. `is_doubted`: something has changed; else those are left
+    /// out that have nothing but what was measured.
+    pub fn watched(&self, is_doubted: bool) -> Vec<TableName> {
+        let is_watched = |entry: &&Entry| match entry.state {
+            State::Open | State::Built { .. } => true,
+            State::Verified { .. } => is_doubted,
+            State::Dismissed => false,
+        };
+        let watched = self.entries.values().filter(is_watched);
+        let mut tables: Vec<TableName> =
+            watched.filter_map(|entry| Some(entry.merged.advice.index.as_ref()?.table.clone())).collect();
+        tables.sort();
+        tables.dedup();
+        tables
     }
 
-    /// What the statements that an index was built for take since.
-    pub fn measured(&mut self, mean_ms: impl Fn(&str) -> Option<f64>) {
+    /// The indexes that tables have now: advice of which one does the work counts as built. `load`: what a statement took so
+    /// far. Gives the statements that have another choice of indexes now.
+    pub fn seen(
+        &mut self,
+        tables: &HashMap<TableName, Vec<Index>>,
+        load: impl Fn(&str) -> Option<Load>,
+    ) -> Vec<String> {
+        let mut changed = Vec::new();
         for entry in self.entries.values_mut() {
-            let State::Built { mean_ms_before } = entry.state else { continue };
-            if let Some(after) = entry.merged.serves.first().and_then(|name| mean_ms(name)) {
-                entry.state = State::Verified { times: mean_ms_before / after.max(0.001) };
+            let Some(candidate) = &entry.merged.advice.index else { continue };
+            let Some(indexes) = tables.get(&candidate.table) else { continue };
+            let generated = super::verdict::name(candidate);
+            // PostgreSQL may write expressions otherwise than we did: what bears our name is ours.
+            let is_ours = |index: &Index| {
+                index.name == generated
+                    && index.method == candidate.method.as_str()
+                    && index.keys.len() == candidate.keys.len()
+            };
+            let does = |index: &&Index| index.is_valid && (is_ours(index) || covers(index, candidate));
+            let built = indexes.iter().find(does);
+            match (&entry.state, built) {
+                (State::Open, None) => entry.loads.without(&entry.merged.serves, &load),
+                (State::Open, Some(index)) => {
+                    entry.loads.begin(&entry.merged.serves, &load);
+                    entry.state = State::Built { index: index.name.clone() };
+                    changed.extend(entry.merged.serves.iter().cloned());
+                }
+                (State::Built { .. } | State::Verified { .. }, None) => {
+                    entry.loads = Loads::default();
+                    entry.state = State::Open;
+                    changed.extend(entry.merged.serves.iter().cloned());
+                }
+                (State::Dismissed, _) | (State::Built { .. } | State::Verified { .. }, Some(_)) => {}
             }
         }
+        self.entries.retain(|_, entry| entry.is_advised || entry.state != State::Open);
+        changed
+    }
+
+    /// What the statements that indexes were built for take since. Gives the advice of which that is news.
+    pub fn measure(&mut self, load: impl Fn(&str) -> Option<Load>) -> Vec<String> {
+        let mut news = Vec::new();
+        for (id, entry) in &mut self.entries {
+            let before = entry.state.as_str();
+            let (State::Built { index } | State::Verified { index, .. }) = &entry.state else { continue };
+            let Some((calls, times)) = entry.loads.times(&load) else { continue };
+            if calls < CALLS_MIN || calls > CALLS_MAX && before != "built" {
+                continue;
+            }
+            entry.state = State::Verified { index: index.clone(), times };
+            if entry.state.as_str() != before {
+                news.push(id.clone());
+            }
+        }
+        news
+    }
+
+    /// One entry.
+    pub fn get(&self, id: &str) -> Option<&Entry> {
+        self.entries.get(id)
     }
 
     /// What saves most comes first; dismissed advice last.
     pub fn entries(&self) -> Vec<&Entry> {
-        let mut entries: Vec<&Entry> = self.entries.values().collect();
+        let is_shown = |entry: &&Entry| entry.is_advised || entry.state != State::Open;
+        let mut entries: Vec<&Entry> = self.entries.values().filter(is_shown).collect();
         entries.sort_by(|a, b| {
             let dismissed = |entry: &Entry| entry.state == State::Dismissed;
             let by_time = b.merged.saves_ms_per_hour.total_cmp(&a.merged.saves_ms_per_hour);
@@ -216,6 +334,12 @@ impl Book {
         });
         entries
     }
+}
+
+/// Whether an index does what was advised.
+fn covers(index: &Index, candidate: &Candidate) -> bool {
+    let is_same_part = index.predicate.as_deref().map(bare) == candidate.predicate.as_deref().map(bare);
+    (index.predicate.is_none() || is_same_part) && covers_keys(index, candidate)
 }
 
 #[cfg(test)]
@@ -281,16 +405,58 @@ mod tests {
         assert_eq!(book.entries()[0].first_seen, UNIX_EPOCH);
     }
 
+    /// The table has indexes on these columns.
+    fn indexes(columns: &[&str]) -> HashMap<TableName, Vec<Index>> {
+        let index = |column: &&str| Index {
+            name: format!("t_{column}_idx"),
+            method: "btree".to_owned(),
+            keys: vec![IndexKey { expression: (*column).to_owned(), ..IndexKey::default() }],
+            is_valid: true,
+            ..Index::default()
+        };
+        HashMap::from([(("public".to_owned(), "t".to_owned()), columns.iter().map(index).collect())])
+    }
+
     #[test]
     fn an_index_that_was_built_is_measured() {
+        for (after_ms, state, measured, ddl) in [
+            (0.5, "verified", "x20 measured", "CREATE INDEX CONCURRENTLY t_a_idx ON public.t (a)"),
+            (4.0, "verified", "x2.5 measured", "CREATE INDEX CONCURRENTLY t_a_idx ON public.t (a)"),
+            (9.0, "no_gain", "no gain: drop it?", "DROP INDEX CONCURRENTLY public.t_a_idx"),
+        ] {
+            let load = |calls: u64, ms: f64| move |_: &str| Some(Load { calls, ms });
+            let mut book = Book::new(10);
+            book.record(served("one"), vec![advice(&["a"])], UNIX_EPOCH);
+            book.seen(&indexes(&["b"]), load(100, 1000.0));
+            assert_eq!(book.entries()[0].state, State::Open);
+            // Analyzed again before anybody has looked at the indexes, it is shown no more, and not forgotten.
+            book.record(served("one"), Vec::new(), UNIX_EPOCH);
+            assert!(book.entries().is_empty() && book.watched(false).len() == 1);
+            // What ran between the two looks counts neither way.
+            book.seen(&indexes(&["a"]), load(150, 1020.0));
+            assert_eq!(book.entries()[0].state.as_str(), "built");
+            assert!(book.measure(load(154, 1020.0 + 4.0 * after_ms)).is_empty(), "four are too few");
+            assert_eq!(book.measure(load(160, 1020.0 + 10.0 * after_ms)).len(), 1);
+            assert!(book.measure(load(170, 1020.0 + 20.0 * after_ms)).is_empty(), "that is no news");
+            let row = book.entries()[0].row();
+            assert_eq!((&*row[9], &*row[10], &*row[11]), (state, measured, ddl));
+            assert!(book.watched(false).is_empty() && book.watched(true).len() == 1);
+            // It is dropped, and nobody advises it any more.
+            book.seen(&indexes(&[]), load(170, 1030.0));
+            assert!(book.entries().is_empty() && book.watched(true).is_empty());
+        }
+    }
+
+    #[test]
+    fn an_index_that_was_dropped_is_advised_again() {
+        let load = |_: &str| Some(Load { calls: 10, ms: 10.0 });
         let mut book = Book::new(10);
         book.record(served("one"), vec![advice(&["a"])], UNIX_EPOCH);
-        let key = IndexKey { expression: "a".to_owned(), ..IndexKey::default() };
-        let index = Index { method: "btree".to_owned(), keys: vec![key], is_valid: true, ..Index::default() };
-        book.built(&("public".to_owned(), "t".to_owned()), &index, |_| 10.0);
-        book.measured(|_| Some(0.5));
-        assert_eq!(book.entries()[0].state, State::Verified { times: 20.0 });
-        assert_eq!(book.entries()[0].row()[9], "verified");
+        book.seen(&indexes(&["a"]), load);
+        assert_eq!(book.entries()[0].state.as_str(), "built");
+        book.record(served("one"), vec![advice(&["a"])], UNIX_EPOCH);
+        book.seen(&indexes(&[]), load);
+        assert_eq!(book.entries()[0].state, State::Open);
     }
 
     #[test]

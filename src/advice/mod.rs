@@ -17,6 +17,7 @@ pub mod effort;
 pub mod explain_why;
 pub mod identifier;
 pub mod immutable;
+pub mod load;
 pub mod mentions;
 pub mod merge;
 pub mod model;

@@ -316,7 +316,7 @@ fn is_plain(expression: &str) -> bool {
 const NAME_MAX: usize = 63;
 
 /// `table_columns_idx`, as PostgreSQL names them.
-fn name(candidate: &Candidate) -> String {
+pub fn name(candidate: &Candidate) -> String {
     let word = |key: &IndexKey| -> String {
         let mut word: String = key
             .expression

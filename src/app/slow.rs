@@ -159,8 +159,7 @@ fn row(report: &Report, line: &Line, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "        - {finding}")?;
     }
     for advised in line.advice.iter().filter_map(|id| report.advice.get(id)) {
-        let gain = advised.speedup.map(|times| format!(", plan cost / {times:.0}")).unwrap_or_default();
-        writeln!(out, "        {};  -- {}{gain}", advised.ddl, advised.confidence)?;
+        writeln!(out, "        {};  -- {}", advised.ddl, advised.gain)?;
     }
     Ok(())
 }
@@ -226,8 +225,10 @@ fn show(value: &Value, report: &Report, out: &mut impl Write) -> io::Result<()> 
             )?;
         }
         _ => {
-            let ddl = value.pointer("/weir.advice/ddl").and_then(Value::as_str).unwrap_or_default();
-            writeln!(out, "{at} index for {}\n    {ddl};", text("db.query.summary"))?;
+            let of = |key: &str| value.get("weir.advice")?.get(key)?.as_str();
+            let ddl = of("drop_ddl").or(of("ddl")).unwrap_or_default();
+            let measured = of("measured").map(|measured| format!(": {measured}")).unwrap_or_default();
+            writeln!(out, "{at} index for {}{measured}\n    {ddl};", text("db.query.summary"))?;
         }
     }
     Ok(())

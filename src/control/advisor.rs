@@ -12,8 +12,9 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
 use super::explain::{ExplainOptions, Explainer, Request};
+use super::facts::indexes;
 use super::scans::Scan;
-use super::session::ControlError;
+use super::session::{ControlError, ControlSession};
 use crate::advice::book::Budget;
 use crate::advice::choice::Limits;
 use crate::advice::verdict::Verdict;
@@ -34,6 +35,9 @@ const QUESTIONS_MAX: usize = 8;
 
 /// One analysis, connecting included, takes no longer.
 const ANALYSIS_MAX: Duration = Duration::from_secs(15);
+
+/// Who is asked for indexes answers within.
+const INDEXES_MAX: Duration = Duration::from_secs(2);
 
 /// Asks for the plan of a shape.
 #[derive(Clone, Debug)]
@@ -108,6 +112,9 @@ impl Advising {
         if self.settings.explain == ExplainOn::Off {
             return;
         }
+        // Before anything is analyzed again: what is advised no more may have been built.
+        self.look_at_indexes().await;
+        self.insight.measure(SystemTime::now());
         let Some(task) = self.insight.due(Instant::now()) else { return };
         if self.host(false).is_none() || !self.budget.take(Instant::now()) {
             return;
@@ -117,6 +124,24 @@ impl Advising {
             tracing::info!(fingerprint = task.fingerprint, error, "a slow statement was not explained");
         }
         self.insight.analyzed(&task, outcome, Instant::now(), SystemTime::now());
+    }
+
+    /// Whether somebody has built what was advised.
+    async fn look_at_indexes(&self) {
+        for (dbname, tables) in self.insight.watched_tables(Instant::now()) {
+            let Some(primary) = self.hosts.primary() else { return };
+            let login = Login { database: dbname.to_string(), ..self.servers.control.clone() };
+            let asking = async {
+                let host = self.hosts.host(primary);
+                let session =
+                    ControlSession::open(&host.connector, &login, self.servers.connect_timeout).await?;
+                indexes(&session.answering_within(INDEXES_MAX), &tables).await
+            };
+            match Box::pin(asking).await {
+                Ok(found) => self.insight.saw_indexes(&dbname, &found),
+                Err(error) => tracing::debug!(%error, "nobody tells which indexes there are"),
+            }
+        }
     }
 
     async fn answer(&mut self, key: u64) -> Result<Verdict, String> {

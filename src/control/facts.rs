@@ -64,6 +64,12 @@ LEFT JOIN pg_catalog.pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.
 WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum";
 
+const NAMES: &str = "
+SELECT c.oid, n.nspname::text, c.relname::text
+FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS wanted (namespace, name)
+JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.namespace
+JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name AND c.relkind IN ('r', 'p', 'm')";
+
 /// Before 15 there is no `datlocprovider`: all databases are libc's.
 const PROVIDER_SINCE: i32 = 150_000;
 
@@ -178,6 +184,28 @@ pub(super) async fn tables(
         wanted.dedup();
     }
     Ok(())
+}
+
+/// The indexes of these tables; of one that is gone, none.
+pub(super) async fn indexes(
+    session: &ControlSession,
+    wanted: &[TableName],
+) -> Result<HashMap<TableName, Vec<Index>>, ControlError> {
+    let mut found: HashMap<TableName, Vec<Index>> =
+        wanted.iter().map(|name| (name.clone(), Vec::new())).collect();
+    let (namespaces, names): (Vec<&str>, Vec<&str>) =
+        wanted.iter().map(|(namespace, name)| (namespace.as_str(), name.as_str())).unzip();
+    let rows = session.rows(NAMES, &[&namespaces, &names]).await?;
+    let names: HashMap<u32, TableName> =
+        rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+    let oids: Vec<u32> = names.keys().copied().collect();
+    for row in session.rows(INDEXES, &[&oids]).await? {
+        let table: u32 = row.get(0);
+        if let Some(indexes) = names.get(&table).and_then(|name| found.get_mut(name)) {
+            indexes.extend(index(&row));
+        }
+    }
+    Ok(found)
 }
 
 async fn load(

@@ -102,11 +102,10 @@ fn shape(out: &mut String, report: &Report, line: &Line) {
         out.push_str("</ul>");
     }
     for advised in line.advice.iter().filter_map(|id| report.advice.get(id)) {
-        let gain = advised.speedup.map(|times| format!(", plan cost / {times:.0}")).unwrap_or_default();
         let _ = write!(
             out,
-            "<p class=\"faint\">{}{gain}</p><pre class=\"ddl\">{};</pre>",
-            escaped(&advised.confidence),
+            "<p class=\"faint\">{}</p><pre class=\"ddl\">{};</pre>",
+            escaped(&advised.gain),
             escaped(&advised.ddl)
         );
     }

@@ -8,8 +8,10 @@ use ahash::HashMap;
 use super::samples::{Samples, sample};
 use super::statistics::{Shape, Statistics};
 use crate::advice::book::{Book, Entry};
+use crate::advice::load::Load;
 use crate::advice::merge::Served;
 use crate::advice::samples::Sample;
+use crate::advice::schema::{Index, TableName};
 use crate::advice::verdict::Verdict;
 use crate::session::{Settings, Value};
 
@@ -26,6 +28,9 @@ const MOVED: f64 = 2.0;
 
 /// One that failed is tried again after so long.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// It is looked again so often whether somebody has built what was advised, and at once after DDL that was seen.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Analyses that are remembered, and shapes with advice in one database.
 const ANALYSES_MAX: usize = 1000;
@@ -71,7 +76,17 @@ pub struct Analyzed {
 #[derive(Debug, Default)]
 pub struct Plans {
     analyzed: HashMap<u64, Analyzed>,
-    books: HashMap<Arc<str>, Book>,
+    books: HashMap<Arc<str>, Advised>,
+    /// When it was last looked which indexes there are; `None`: something has changed since.
+    looked: Option<Instant>,
+}
+
+/// The advice of one database.
+#[derive(Debug)]
+struct Advised {
+    book: Book,
+    /// The number that it adds to a shape's.
+    database_key: u64,
 }
 
 impl Plans {
@@ -144,8 +159,11 @@ impl Plans {
             }
         }
         if let Ok(verdict) = &outcome {
-            let book = self.books.entry(Arc::clone(&task.dbname)).or_insert_with(|| Book::new(ADVISED_MAX));
-            book.record(task.served.clone(), verdict.advice.clone(), wall);
+            let database_key =
+                u64::from_str_radix(&task.fingerprint, 16).map_or(0, |fingerprint| fingerprint ^ task.key);
+            let advised = self.books.entry(Arc::clone(&task.dbname));
+            let advised = advised.or_insert_with(|| Advised { book: Book::new(ADVISED_MAX), database_key });
+            advised.book.record(task.served.clone(), verdict.advice.clone(), wall);
         }
         self.analyzed.insert(task.key, Analyzed { at: now, mean, is_stale: false, outcome });
     }
@@ -164,7 +182,7 @@ impl Plans {
     /// All advice that stands, by database; what saves most comes first.
     pub fn advice(&self) -> Vec<(Arc<str>, &Entry)> {
         let mut all: Vec<(Arc<str>, &Entry)> = Vec::new();
-        for (dbname, book) in &self.books {
+        for (dbname, Advised { book, .. }) in &self.books {
             all.extend(book.entries().into_iter().map(|entry| (Arc::clone(dbname), entry)));
         }
         all.sort_by(|a, b| b.1.merged.saves_ms_per_hour.total_cmp(&a.1.merged.saves_ms_per_hour));
@@ -173,28 +191,85 @@ impl Plans {
 
     /// Somebody does not want to see a piece of advice. `false`: there is none of this name.
     pub fn dismiss(&mut self, id: &str) -> bool {
-        self.books.values_mut().any(|book| book.dismiss(id))
+        self.books.values_mut().any(|advised| advised.book.dismiss(id))
     }
 
     /// Indexes or statistics may have been changed: all is to be looked at anew.
     pub fn doubt(&mut self) {
         self.analyzed.values_mut().for_each(|analyzed| analyzed.is_stale = true);
+        self.looked = None;
+    }
+
+    /// Tables of which it is to be looked now which indexes they have, by database.
+    pub fn watched(&mut self, now: Instant) -> Vec<(Arc<str>, Vec<TableName>)> {
+        let since = self.looked.map(|looked| now.saturating_duration_since(looked));
+        if since.is_some_and(|since| since < LOOK_EVERY) {
+            return Vec::new();
+        }
+        self.looked = Some(now);
+        let tables = |(dbname, advised): (&Arc<str>, &Advised)| {
+            (Arc::clone(dbname), advised.book.watched(since.is_none()))
+        };
+        self.books.iter().map(tables).filter(|(_, tables)| !tables.is_empty()).collect()
+    }
+
+    /// The indexes that tables of a database have now.
+    pub fn seen(
+        &mut self,
+        dbname: &str,
+        tables: &std::collections::HashMap<TableName, Vec<Index>>,
+        statistics: &Statistics,
+    ) {
+        if let Some(Advised { book, database_key }) = self.books.get_mut(dbname) {
+            let changed = book.seen(tables, |name| load(statistics, name, *database_key));
+            let keys = changed.iter().filter_map(|name| u64::from_str_radix(name, 16).ok());
+            for key in keys.map(|fingerprint| fingerprint ^ *database_key) {
+                if let Some(analyzed) = self.analyzed.get_mut(&key) {
+                    analyzed.is_stale = true;
+                }
+            }
+        }
+    }
+
+    /// Compares what statements take with what they took. Gives the advice of which that is news, each with the key of its
+    /// shape.
+    pub fn measure(&mut self, statistics: &Statistics) -> Vec<(u64, &Entry)> {
+        let mut news = Vec::new();
+        for Advised { book, database_key } in self.books.values_mut() {
+            let ids = book.measure(|name| load(statistics, name, *database_key));
+            let (book, key) = (&*book, *database_key);
+            news.extend(ids.into_iter().filter_map(|id| {
+                let entry = book.get(&id)?;
+                let fingerprint = u64::from_str_radix(entry.merged.serves.first()?, 16).ok()?;
+                Some((fingerprint ^ key, entry))
+            }));
+        }
+        news
     }
 }
 
 /// Whether a statement changes what the planner has to choose from, by its shape.
 pub fn changes_plans(shape: &str) -> bool {
-    const BEGINNINGS: [&str; 8] = [
+    const BEGINNINGS: [&str; 10] = [
         "create index",
         "create unique index",
         "create extension",
         "drop index",
+        "drop table",
+        "drop schema",
         "alter table",
         "analyze",
         "reindex",
         "vacuum",
     ];
     BEGINNINGS.iter().any(|beginning| shape.starts_with(beginning))
+}
+
+/// What a shape took so far where servers answered.
+fn load(statistics: &Statistics, fingerprint: &str, database_key: u64) -> Option<Load> {
+    let fingerprint = u64::from_str_radix(fingerprint, 16).ok()?;
+    let shape = statistics.get(fingerprint ^ database_key)?;
+    Some(Load { calls: shape.server.count(), ms: shape.server.sum().as_secs_f64() * 1000.0 })
 }
 
 fn is_slow(shape: &Shape, all: Duration) -> bool {

@@ -93,12 +93,10 @@ pub struct Repeated {
 /// Advice.
 #[derive(Clone, Debug, Default)]
 pub struct Advised {
-    /// The statement to copy.
+    /// The statement to copy; DROP INDEX for an index that has brought nothing.
     pub ddl: String,
-    /// Why it is believed.
-    pub confidence: String,
-    /// How many times cheaper the plan is.
-    pub speedup: Option<f64>,
+    /// What it brings: `proven, plan cost / 12`, or what was measured.
+    pub gain: String,
 }
 
 /// See the module.
@@ -249,10 +247,14 @@ impl Report {
 
     fn advised(&mut self, value: &Value) {
         let Some(advice) = value.get("weir.advice") else { return };
+        // Of several lines the last counts: what was measured since.
+        let drop = advice.get("drop_ddl").and_then(Value::as_str);
+        let measured = advice.get("measured").and_then(Value::as_str);
+        let speedup = advice.get("est_speedup").and_then(Value::as_f64);
+        let by_plan = speedup.map(|times| format!(", plan cost / {times:.0}")).unwrap_or_default();
         let advised = Advised {
-            ddl: text(advice, "ddl"),
-            confidence: text(advice, "confidence"),
-            speedup: advice.get("est_speedup").and_then(Value::as_f64),
+            ddl: drop.map_or_else(|| text(advice, "ddl"), str::to_owned),
+            gain: measured.map_or_else(|| text(advice, "confidence") + &by_plan, str::to_owned),
         };
         self.advice.insert(text(advice, "id"), advised);
     }

@@ -20,6 +20,7 @@ use super::repeats::{Found, Kind, Scopes};
 use super::samples::{Execution, Samples};
 use super::statistics::{self, Shape, Statistics};
 use super::watch::{Terms, Watch};
+use crate::advice::schema::{Index, TableName};
 use crate::advice::verdict::Verdict;
 use crate::config::{InsightSettings, LogParameters, SlowLogSettings};
 use crate::sql::Fingerprint;
@@ -218,6 +219,31 @@ impl Insight {
             entry.merged.serves.contains(&task.fingerprint) && !known.contains(&entry.merged.advice.id())
         });
         let lines: Vec<Value> = news.map(|(_, entry)| entry::advised(entry, shape, wall)).collect();
+        for line in lines {
+            state.write(&line);
+        }
+    }
+}
+
+impl Insight {
+    /// Tables of which it is to be looked now which indexes they have, by database.
+    pub fn watched_tables(&self, now: Instant) -> Vec<(Arc<str>, Vec<TableName>)> {
+        self.state().plans.watched(now)
+    }
+
+    /// The indexes that tables of a database have now.
+    pub fn saw_indexes(&self, dbname: &str, tables: &std::collections::HashMap<TableName, Vec<Index>>) {
+        let state = &mut *self.state();
+        state.plans.seen(dbname, tables, &state.statistics);
+    }
+
+    /// Compares statements with what they took before the index that was advised was built; news go into the slow-query log.
+    pub fn measure(&self, wall: SystemTime) {
+        let state = &mut *self.state();
+        let State { plans, statistics, .. } = state;
+        let news = plans.measure(statistics).into_iter();
+        let line = |(key, entry)| Some(entry::advised(entry, statistics.get(key)?, wall));
+        let lines: Vec<Value> = news.filter_map(line).collect();
         for line in lines {
             state.write(&line);
         }
