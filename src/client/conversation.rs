@@ -116,9 +116,9 @@ impl Conversation {
                             self.leave_replica(*held).await;
                         }
                     }
-                    Routed::Cached(entry, now) => {
+                    Routed::Cached(entry, now, tagged) => {
                         self.serve_from_memory(&entry, unit_bytes, now).await?;
-                        self.note_hit(&entry, is_idle, now);
+                        self.note_hit(&entry, tagged.as_ref(), is_idle, now);
                     }
                     Routed::Fetched(landing) => match Box::pin(self.wait_for_flight(landing)).await {
                         Err(fault @ Fault::Acquire(_)) => self.refuse(&fault)?,

@@ -97,6 +97,9 @@ pub(super) enum Reads {
     Anywhere,
 }
 
+/// A text with comments, for their tags, and where these stand.
+pub(super) type Tagged = (Arc<Analysis>, Box<[u8]>);
+
 /// Where a unit goes.
 #[derive(Debug)]
 pub(super) enum Routed {
@@ -104,8 +107,8 @@ pub(super) enum Routed {
     Leaves,
     /// Nowhere: this is the answer, and why there is one.
     Here(Vec<u8>, Reason),
-    /// Likewise, from memory, where it was looked for at this time.
-    Cached(Arc<Entry>, Instant),
+    /// Likewise, from memory, where it was looked for at this time; with the text, if it has comments.
+    Cached(Arc<Entry>, Instant, Option<Tagged>),
     /// Nowhere yet: another client is fetching the answer.
     Fetched(Landing),
     /// Likewise: another Weir may have it.
@@ -278,7 +281,14 @@ impl Routing {
             .transpose()?
             .flatten()
         {
-            Some((Looked::Hit(entry), now)) => return Ok(Routed::Cached(entry, now)),
+            Some((Looked::Hit(entry), now)) => {
+                // Most texts have no comments: theirs are not copied.
+                let commented = analysis.filter(|analysis| !analysis.comments.spans().is_empty());
+                let tagged = commented.and_then(|analysis| {
+                    contents.texts.first().map(|text| (analysis, text.as_bytes().into()))
+                });
+                return Ok(Routed::Cached(entry, now, tagged));
+            }
             Some((Looked::Wait(landing), _)) => return Ok(Routed::Fetched(landing)),
             Some((Looked::Share(filling), _)) => return Ok(Routed::Shared(filling)),
             Some((Looked::Ask(filling), _)) => filling,

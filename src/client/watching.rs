@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::conversation::Conversation;
 use super::relay::Relay;
+use super::routing::Tagged;
 use super::{Handle, Proxy};
 use crate::cache::Entry;
 use crate::insight::record::{Cached, Noting, Served};
@@ -164,7 +165,13 @@ impl Conversation {
 
     /// Memory has answered a unit.
     #[inline]
-    pub(super) fn note_hit(&mut self, entry: &Arc<Entry>, is_idle: bool, now: Instant) {
+    pub(super) fn note_hit(
+        &mut self,
+        entry: &Arc<Entry>,
+        tagged: Option<&Tagged>,
+        is_idle: bool,
+        now: Instant,
+    ) {
         let Some(watch) = &mut self.watch else { return };
         watch.unit(is_idle);
         let rows = &entry.recorded.rows;
@@ -176,6 +183,7 @@ impl Conversation {
             tag: rows.strip_suffix(b"\0").unwrap_or(rows),
             bytes: rows.len() as u64,
             reason: Reason::Memory,
+            tagged: tagged.map(|(analysis, text)| (&**text, &**analysis)),
         };
         watch.hit(hit, self.session.settings(), now);
     }

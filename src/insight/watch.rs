@@ -159,6 +159,8 @@ pub struct Hit<'a> {
     pub bytes: u64,
     /// Where to go without memory.
     pub reason: Reason,
+    /// The text, where it has comments.
+    pub tagged: Option<(&'a [u8], &'a Analysis)>,
 }
 
 impl Watch {
@@ -438,7 +440,7 @@ impl Watch {
             sqlstate: None,
             gives_rows: true,
         };
-        self.queue.push(record, false, None, || {
+        self.queue.push(record, false, hit.tagged, || {
             Some(Box::new(Details {
                 text: hit.shape.into(),
                 standard_conforming_strings: true,
