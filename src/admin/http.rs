@@ -1,7 +1,8 @@
 //! HTTP for operators: metrics, health, a JSON interface, and a status page that reads it.
 //!
 //! It has a thread and an event loop of its own: a scrape of ten thousand clients costs those clients nothing but
-//! short locks. What is served is made when it is asked for. There is nothing here that changes anything.
+//! short locks. What is served is made when it is asked for. There is nothing here that changes anything, since nobody is
+//! asked who he is: to dismiss advice, or to see a plan with its values, the page gives commands for the console.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -60,6 +61,7 @@ fn router(proxy: Arc<Proxy>) -> Router {
         .route("/api/v1/stats", get(stats))
         .route("/api/v1/queries", get(queries))
         .route("/api/v1/repeats", get(repeats))
+        .route("/api/v1/routes", get(routes))
         .route("/api/v1/advice", get(advice))
         .route("/api/v1/slow", get(slow))
         .route("/api/v1/transactions", get(running))
@@ -125,6 +127,10 @@ async fn queries(State(proxy): State<Arc<Proxy>>, RawQuery(query): RawQuery) -> 
 
 async fn repeats(State(proxy): State<Arc<Proxy>>) -> Json<Value> {
     Json(insight::repeats(&proxy))
+}
+
+async fn routes(State(proxy): State<Arc<Proxy>>) -> Json<Value> {
+    Json(insight::routes(&proxy))
 }
 
 async fn advice(State(proxy): State<Arc<Proxy>>) -> Json<Value> {

@@ -12,6 +12,7 @@ use crate::insight::entry::{without_strings, without_values};
 use crate::insight::histogram::Histogram;
 use crate::insight::patterns::Pattern;
 use crate::insight::plans::Analyzed;
+use crate::insight::routes::Route;
 use crate::insight::state::{Counts, State};
 use crate::insight::statistics::{MINUTES, Shape};
 use ColumnType::{Int8, Text};
@@ -190,6 +191,30 @@ pub(super) fn repeats(proxy: &Proxy) -> Value {
     let repeats: Vec<Value> =
         state.patterns.list().into_iter().map(|pattern| repeat(&state, pattern, now)).collect();
     json!({ "enabled": true, "repeats": repeats })
+}
+
+/// `/api/v1/routes`
+pub(super) fn routes(proxy: &Proxy) -> Value {
+    let Some(insight) = &proxy.insight else { return json!({ "enabled": false }) };
+    let now = Instant::now();
+    let state = insight.state();
+    let patterns = state.patterns.list();
+    let route = |route: &Route| {
+        let repeats = patterns.iter().filter(|pattern| pattern.route.as_deref() == Some(&*route.name));
+        json!({
+            "route": &*route.name,
+            "requests": route.requests,
+            "statements": route.statements,
+            "statements_per_request": share(route.statements, route.requests),
+            "total_seconds": route.total.as_secs_f64(),
+            "seconds_per_request": route.total.as_secs_f64() / share(route.requests, 1).max(1.0),
+            "cache_share": share(route.from_cache, route.statements),
+            "errors": route.errors,
+            "repeats": repeats.map(|pattern| pattern.kind.as_str()).collect::<Vec<_>>(),
+            "last_seen_seconds_ago": now.saturating_duration_since(route.last_seen).as_secs_f64(),
+        })
+    };
+    json!({ "enabled": true, "routes": state.routes.list().into_iter().map(route).collect::<Vec<_>>() })
 }
 
 /// `/api/v1/advice`

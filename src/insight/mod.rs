@@ -18,6 +18,7 @@ pub mod record;
 pub mod remedy;
 pub mod repeats;
 pub mod report;
+pub mod routes;
 pub mod samples;
 mod scope;
 pub mod state;

@@ -17,6 +17,7 @@ use super::plans::{Plans, Task, changes_plans};
 use super::queue::Queue;
 use super::record::{Client, Record};
 use super::repeats::{Found, Kind, Scopes};
+use super::routes::Routes;
 use super::samples::{Execution, Samples};
 use super::statistics::{self, Shape, Statistics};
 use super::watch::{Terms, Watch};
@@ -58,6 +59,8 @@ pub struct State {
     pub statistics: Statistics,
     /// N+1 and other repetitions that were found.
     pub patterns: Patterns,
+    /// What routes of the application cost.
+    pub routes: Routes,
     /// What was explained.
     pub plans: Plans,
     /// Executions that may be explained.
@@ -113,6 +116,7 @@ impl Insight {
         let state = State {
             statistics: Statistics::new(settings.shapes_max, now),
             patterns: Patterns::default(),
+            routes: Routes::default(),
             plans: Plans::default(),
             samples: Samples::new(settings.samples_ttl),
             recent: VecDeque::new(),
@@ -259,6 +263,7 @@ impl State {
     pub fn reset(&mut self, now: Instant) {
         self.statistics.reset(now);
         self.patterns.clear();
+        self.routes.clear();
         self.samples.clear();
         self.recent.clear();
     }
@@ -296,6 +301,9 @@ impl State {
         let lookup = Arc::clone(&shape.lookup);
         if record.sqlstate.is_none() && changes_plans(&shape.text) {
             self.plans.doubt();
+        }
+        if let Some(tags) = &record.tags {
+            self.routes.add(tags, record);
         }
         if self.looks_for_repeats {
             self.scopes.add(record, &lookup, &mut self.found);

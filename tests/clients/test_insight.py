@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import jsonschema
@@ -23,6 +24,8 @@ from watched_weir import WatchedWeir
 pytestmark = needs_weir
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "insight" / "slow_log.schema.json").read_text())
+
+HIT = 'cache_total{kind="hit",reason="hit"}'
 
 REPETITIONS = {"n+1": "db.n_plus_one", "duplicate": "db.duplicate_query", "batchable-write": "db.batchable_write"}
 COUNTERS = {
@@ -69,6 +72,11 @@ def rows(weir, command):
         cursor = connection.execute(command)
         names = [column.name for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def api(weir, what):
+    with urllib.request.urlopen(f"http://127.0.0.1:{weir.http_port}/api/v1/{what}", timeout=20) as answer:
+        return json.load(answer)
 
 
 @pytest.fixture
@@ -264,6 +272,7 @@ def inserts(session):
 
 def inserts_at_once(session):
     session.add_all(Article(id=100_000 + number, author_id=1, title="new") for number in range(20))
+    session.flush()
     session.rollback()
 
 
@@ -320,6 +329,9 @@ def test_repetitions_of_sqlalchemy(weir, engine, work, expected):
     assert [line["event.name"] for line in told] == [REPETITIONS[kind] for kind, _, _ in expected]
     for kind, counter in COUNTERS.items():
         assert weir.metric(counter) == sum(of == kind for of, _, _ in expected), counter
+    [route] = [one for one in api(weir, "routes")["routes"] if one["route"] == "/articles"]
+    assert route["requests"] == 2 and route["repeats"] == [kind for kind, _, _ in expected]
+    assert route["statements_per_request"] * 2 == route["statements"] >= 2
     report = subprocess.run([WEIR, "slow", weir.log], capture_output=True, text=True, timeout=60, check=True).stdout
     for kind, child, _ in expected:
         assert HEADLINES[kind] in report and f"{child} /articles: up to" in report
@@ -411,6 +423,24 @@ def test_an_index_that_brings_nothing_may_be_dropped(weir, articles):
         told = some(weir, lambda line: "measured" in line["weir.advice"], "db.index_advice")
         jsonschema.validate(told[0], SCHEMA)
         assert told[0]["weir.advice"]["drop_ddl"] == row["ddl"]
+
+
+@pytest.mark.parametrize("weir", [("1s", '[stream]\nenabled = false\n[cache]\nenabled = true\nfreshness = "proxy"\n')], indirect=True)
+def test_what_memory_answers_has_its_route(weir, articles):
+    with psycopg.connect(weir.address, autocommit=True, options=f"-c search_path={articles}") as connection:
+
+        def asked(route):
+            before = weir.metric(HIT)
+            connection.execute(f"select name from author where id = 7 /*route='%2F{route}'*/").fetchall()
+            return weir.metric(HIT) > before
+
+        wait_until(lambda: asked("first"), "memory answers")
+        assert all(asked("second") for _ in range(3))
+
+        def route():
+            return [row["route"] for row in rows(weir, "show slow") if row["query"].endswith("from author where id = ?")]
+
+        wait_until(lambda: route() == ["/second"], "the tags of hits are counted")
 
 
 def test_who_waits_for_whom(weir, articles):
