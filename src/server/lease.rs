@@ -6,14 +6,12 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Server;
 use super::pool::Pool;
+use super::recycle::STALL_MAX;
 use crate::pg::TransactionStatus;
-
-/// A machine that stands still for longer breaks more than a timeout.
-const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// A server connection on loan.
 #[derive(Debug)]

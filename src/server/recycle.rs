@@ -16,6 +16,9 @@ const CLEAN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a connection is asked to take on settings while a timeout of a millisecond strikes at once.
 const TAKE_ON_TRIES_MAX: usize = 10;
 
+/// A machine that stands still for longer breaks more than a timeout.
+pub(super) const STALL_MAX: Duration = Duration::from_secs(10);
+
 /// While an abandoned statement has not ended, it is canceled again after so long.
 const CANCEL_AGAIN: Duration = Duration::from_millis(200);
 
@@ -51,7 +54,7 @@ impl Server {
             if status != TransactionStatus::Idle && !self.run(b"ROLLBACK").await {
                 return None;
             }
-            if !self.run(b"DISCARD ALL").await {
+            if !self.run(b"DISCARD ALL").await || !self.realigned(false).await {
                 return None;
             }
             self.state.discarded();
@@ -94,13 +97,19 @@ impl Server {
     /// Gives the connection other settings; `Err` holds what the server had against them, or nothing if the
     /// connection broke or hangs. What cancels it by the way was meant for somebody else: it is tried again.
     pub async fn take_on(&mut self, settings: &Settings) -> Result<(), Option<Report>> {
+        let may_strike = self.state.settings.without_timeouts(STALL_MAX).is_some();
         let taking = async {
             for _ in 0..TAKE_ON_TRIES_MAX {
-                match self.try_take_on(settings).await {
-                    Err(Some(report)) if report.sqlstate == SqlState::QUERY_CANCELED => {
-                        self.run(b"ROLLBACK").await;
-                    }
+                let is_over = match self.try_take_on(settings).await {
+                    Err(Some(report)) if report.sqlstate == SqlState::QUERY_CANCELED => false,
+                    Ok(()) if may_strike => true,
                     outcome => return outcome,
+                };
+                if !self.realigned(!is_over).await {
+                    return Err(None);
+                }
+                if is_over {
+                    return Ok(());
                 }
             }
             Err(None)
@@ -128,6 +137,38 @@ impl Server {
         self.state.settings = settings.clone();
         settings.custom_names().for_each(|name| self.state.note_custom(name));
         Ok(())
+    }
+
+    /// Makes sure that the next answer is one to what is asked next; gives whether that is so. `may_be_in_block`: a
+    /// transaction is ended by the way.
+    ///
+    /// `statement_timeout` may strike when its statement has just ended. PostgreSQL then cancels whatever comes next: it says
+    /// so, with a ReadyForQuery, either unasked or in place of an answer, and nobody can tell which. So something is asked
+    /// that nothing else answers, until it is answered.
+    async fn realigned(&mut self, may_be_in_block: bool) -> bool {
+        for turn in 0..TAKE_ON_TRIES_MAX {
+            let token = format!("weir_{}_{turn}", self.id);
+            let end = if may_be_in_block { "ROLLBACK;" } else { "" };
+            build::query(self.connection.output(), format!("{end}SELECT '{token}'").as_bytes());
+            self.state.simple_query_ran();
+            loop {
+                let (mut is_it, mut failed) = (false, false);
+                let hear = |message: Frame<'_>, _| {
+                    failed |= message.tag == backend::ERROR;
+                    is_it |= message.tag == backend::DATA_ROW
+                        && backend::single_value(message.body()) == Some(token.as_bytes());
+                    Heard::GoOn
+                };
+                match self.until_ready(1, hear).await {
+                    None => return false,
+                    // Perhaps there is no other answer: the next question's comes behind this one's, if there is.
+                    _ if failed => break,
+                    Some(status) if is_it => return status == TransactionStatus::Idle,
+                    Some(_) => {}
+                }
+            }
+        }
+        false
     }
 
     /// Runs a query whose result is of no interest; gives whether it left the connection idle and well.

@@ -179,6 +179,16 @@ def test_statement_timeout_acts_on_its_own_session_only(a, b):
     a.run("select pg_sleep(0.1)")
 
 
+def test_statement_timeout_that_strikes_while_the_connection_is_cleaned(place, b):
+    """PostgreSQL may notice it when DISCARD ALL is over: it tells whoever comes next, unasked or in place of an answer."""
+    for number in range(40):
+        with wire.Connection.login(place.url) as leaver:
+            tables = "; ".join(f"create temp table t{index} (id serial primary key, v text)" for index in range(number % 12 + 1))
+            assert errors(leaver.query(f"set client_min_messages = error; {tables}")) == []
+            leaver.query(f"set statement_timeout = '{1 + number % 4}ms'")
+        assert b.value(f"select 'b{number}'") == f"b{number}"
+
+
 def test_idle_session_timeout_of_one_session_does_not_end_another(session, a, b):
     a.run("set idle_session_timeout = '100ms'")
     assert b.value("select 1") == "1"
