@@ -479,11 +479,12 @@ impl Conversation {
         &mut self,
         entry: &Entry,
         unit_bytes: usize,
-        now: Instant,
+        mut now: Instant,
     ) -> Result<(), Fault> {
         if self.connection.is_clogged() {
             // The client has asked for more than it has read yet.
             Box::pin(self.unclogged()).await?;
+            now = Instant::now();
         }
         let mut output = std::mem::take(self.connection.output());
         let unit = &self.connection.input()[..unit_bytes];

@@ -101,7 +101,7 @@ pub(super) struct Relay<'a> {
     pub(super) watch: Option<&'a mut Watch>,
     /// Bytes of the server that were looked at.
     pub(super) down: u64,
-    /// When the server was last heard.
+    /// When the server was last heard, or the client behind a rest.
     pub(super) filled: Instant,
     /// Takes a copy of the result.
     pub(super) filling: Option<&'a mut Filling>,
@@ -222,6 +222,8 @@ impl Relay<'_> {
         if self.quiet {
             self.quiet = false;
             let now = Instant::now();
+            // What it asks may be answered here: its next rest begins now, not with the server's last words.
+            self.filled = now;
             self.handle.set_activity(Activity::Active, now);
             if let Some(watch) = &mut self.watch {
                 watch.read(now);

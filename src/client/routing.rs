@@ -283,7 +283,8 @@ impl Routing {
         {
             Some((Looked::Hit(entry), now)) => {
                 // Most texts have no comments: theirs are not copied.
-                let commented = analysis.filter(|analysis| !analysis.comments.spans().is_empty());
+                let commented = analysis
+                    .filter(|analysis| proxy.insight.is_some() && !analysis.comments.spans().is_empty());
                 let tagged = commented.and_then(|analysis| {
                     contents.texts.first().map(|text| (analysis, text.as_bytes().into()))
                 });
