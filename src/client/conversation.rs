@@ -377,6 +377,7 @@ impl Conversation {
             lease: &mut lease,
             proxy: &self.proxy,
             handle: &self.entry.handle,
+            worker: self.worker,
             message_bytes_max: self.message_bytes_max,
             traffic: Traffic::default(),
             passing_up: 0,

@@ -36,6 +36,7 @@ use crate::net::tls::Acceptor;
 use crate::route::{Counts, Reason};
 use crate::server::{Hosts, Tenants};
 use crate::session::Shared;
+use crate::sql::{Analysis, Lexing};
 use parser::Parser;
 use routing::Memos;
 use secrets::Secrets;
@@ -115,6 +116,11 @@ impl Proxy {
             draining: AtomicBool::new(false),
             heartbeat_ms: AtomicU64::new(0),
         })
+    }
+
+    /// What a text says, from the worker's memo or found now.
+    fn analysis(&self, worker: usize, text: &[u8], lexing: Lexing) -> Arc<Analysis> {
+        self.memos(worker).analyze(text, lexing)
     }
 
     fn memos(&self, worker: usize) -> MutexGuard<'_, Memos> {

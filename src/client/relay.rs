@@ -68,6 +68,7 @@ pub(super) struct Relay<'a> {
     pub(super) lease: &'a mut Lease,
     pub(super) proxy: &'a Proxy,
     pub(super) handle: &'a Handle,
+    pub(super) worker: usize,
     pub(super) message_bytes_max: usize,
     pub(super) traffic: Traffic,
     /// Bytes still to come of a message whose head was passed on, from the client and from the server.
@@ -159,6 +160,10 @@ impl Relay<'_> {
                         }
                         moved += count;
                         progress = true;
+                        // Most answers come whole, and end it: nothing else need be looked at.
+                        if !self.client.has_output() && self.is_released() {
+                            return Poll::Ready(Ok(Relayed::Released));
+                        }
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::ServerGone(error))),
                     Poll::Pending => {}
@@ -304,10 +309,14 @@ impl Relay<'_> {
     }
 
     fn flush(&mut self, context: &mut Context<'_>) -> Result<(), Fault> {
-        if let Poll::Ready(Err(error)) = self.lease.connection.poll_flush(context) {
+        if self.lease.connection.has_output()
+            && let Poll::Ready(Err(error)) = self.lease.connection.poll_flush(context)
+        {
             return Err(Fault::ServerGone(error));
         }
-        if let Poll::Ready(Err(_)) = self.client.poll_flush(context) {
+        if self.client.has_output()
+            && let Poll::Ready(Err(_)) = self.client.poll_flush(context)
+        {
             return Err(Fault::ClientGone);
         }
         Ok(())
@@ -465,6 +474,15 @@ impl Relay<'_> {
                 if self.on_replica && in_block && why.is_some_and(route::would_show_replica) {
                     return Err(refused_in_snapshot());
                 }
+            }
+            // Where nobody else has analyzed it.
+            if self.routing.is_none()
+                && message.tag == frontend::QUERY
+                && message.is_whole()
+                && let Ok(text) = frontend::query(message.body)
+            {
+                let analysis = self.proxy.analysis(self.worker, text, self.session.lexing());
+                self.session.analyzed(Some(analysis));
             }
             let owed = server.state.owed();
             if let Some(watch) = &mut self.watch {

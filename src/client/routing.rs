@@ -622,6 +622,11 @@ impl Memos {
         classified
     }
 
+    /// What a text says.
+    pub(super) fn analyze(&mut self, text: &[u8], lexing: sql::Lexing) -> Arc<Analysis> {
+        self.texts.analyze(text, lexing)
+    }
+
     /// Takes what the parser's thread has found.
     pub(super) fn learn(&mut self, deferred: &Deferred, classes: Classes) {
         self.texts.learn(deferred, classes);

@@ -36,7 +36,8 @@ pub struct Message<'a> {
 }
 
 impl Message<'_> {
-    pub(super) fn is_whole(&self) -> bool {
+    /// Whether all of the body is there.
+    pub fn is_whole(&self) -> bool {
         self.body.len() == self.body_bytes
     }
 }

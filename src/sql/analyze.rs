@@ -7,7 +7,7 @@
 use super::command::Command;
 use super::comment::{Comments, Hints};
 use super::functions::{SessionCall, is_builtin, session_call};
-use super::literal::names_time;
+use super::literal::{DATE_BYTES_MAX, names_time};
 use super::pin::{Pin, PinSet};
 use super::recognize::{Recognized, is_backend_pid, recognize, selects_into_temporary};
 use super::scan::{Flaw, Lexing, Scanner, Span, Token, TokenKind};
@@ -78,6 +78,17 @@ impl Analysis {
         }
     }
 
+    /// That of a text of `bytes` bytes that differs in plain constants alone ([`super::outline`]); `of` is the length of
+    /// this one's.
+    pub(super) fn moved(&self, of: usize, bytes: usize) -> Self {
+        let mut moved = self.clone();
+        // The only statement ends behind its last constant.
+        for statement in &mut moved.statements {
+            statement.span.end = statement.span.end + bytes - of;
+        }
+        moved
+    }
+
     /// The single statement of the text, if it has just one.
     pub fn single(&self) -> Option<&Statement> {
         match &*self.statements {
@@ -116,9 +127,6 @@ pub fn analyze_into(text: &[u8], lexing: impl Into<Lexing>, shape: &mut Vec<u8>)
     writer.finish();
     walk.end(scanner.flaw(), Fingerprint::of(shape))
 }
-
-/// PostgreSQL refuses a longer date (MAXDATELEN); with room for a prefix, a tag and quotes.
-const DATE_BYTES_MAX: usize = 160;
 
 /// The pass over the tokens.
 struct Walk<'a> {

@@ -62,6 +62,9 @@ pub fn string_value(kind: TokenKind, source: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// PostgreSQL refuses a longer date (MAXDATELEN); with room for a prefix, a tag and quotes.
+pub(super) const DATE_BYTES_MAX: usize = 160;
+
 /// Whether the text of a constant or parameter holds one of the words that stand for the current time where a date or
 /// time is wanted (manual, 8.5.1.4 Special Values). Escapes are not undone.
 pub fn names_time(source: &[u8]) -> bool {

@@ -1,9 +1,10 @@
-//! Memos: analyses by exact text, classes by shape.
+//! Memos: analyses by exact text and by outline, classes by shape.
 //!
 //! A driver that sends parameters apart, or a framework that sends `BEGIN`, repeats its texts word for word: one hash
 //! and one comparison then replace the scan. A text with its constants inside never repeats and must not push out
 //! those that do, so a text is kept only when its hash is met a second time: what passes once costs four bytes. Its
-//! shape repeats, and the shape is what is parsed: so classes are kept by shape, from the first time on.
+//! outline repeats ([`super::outline`]), likewise kept from the second time on. Where even that differs, as the lengths of
+//! lists do, the shape repeats, and the shape is what is parsed: so classes are kept by shape, from the first time on.
 //!
 //! One memo belongs to one worker (`&mut self`); share it by a mutex if you must.
 
@@ -13,9 +14,12 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::analyze::{Analysis, analyze_into};
+use super::analyze::{Analysis, Statement, analyze_into};
 use super::class::Reason;
 use super::classify::{Classes, Verdict, classify, classify_anywhere, opaque, shape_decides};
+use super::command::Command;
+use super::outline::Outline;
+use super::pin::Pin;
 use super::scan::Lexing;
 use super::shape::typed_text;
 
@@ -51,8 +55,11 @@ const SEEN_ONCE: usize = 4096;
 #[derive(Debug)]
 pub struct Memo {
     texts: Kept<Entry>,
+    outlines: Kept<Arc<Alike>>,
     shapes: Kept<Arc<Classes>>,
-    seen_once: Box<[u32]>,
+    texts_once: SeenOnce,
+    outlines_once: SeenOnce,
+    outline: Outline,
     shape: Vec<u8>,
     counts: MemoCounts,
 }
@@ -62,6 +69,8 @@ pub struct Memo {
 pub struct MemoCounts {
     /// Texts found.
     pub hits: u64,
+    /// Texts whose outline was found.
+    pub alike: u64,
     /// Texts analyzed.
     pub misses: u64,
     /// Shapes classified.
@@ -76,6 +85,24 @@ pub struct MemoCounts {
 struct Entry {
     analysis: Arc<Analysis>,
     classes: Option<Arc<Classes>>,
+}
+
+/// What texts of one outline have in common.
+#[derive(Debug)]
+struct Alike {
+    /// Of the first one, of so many bytes.
+    analysis: Arc<Analysis>,
+    bytes: usize,
+    classes: Option<Arc<Classes>>,
+}
+
+impl Alike {
+    fn analysis(&self, text: &[u8]) -> Arc<Analysis> {
+        if text.len() == self.bytes {
+            return Arc::clone(&self.analysis);
+        }
+        Arc::new(self.analysis.moved(self.bytes, text.len()))
+    }
 }
 
 /// A text whose shape is too long to be parsed on the event loop.
@@ -110,8 +137,11 @@ impl Memo {
     pub fn new(limits: MemoLimits) -> Self {
         Self {
             texts: Kept::new(limits),
+            outlines: Kept::new(limits),
             shapes: Kept::new(limits),
-            seen_once: vec![0; SEEN_ONCE].into_boxed_slice(),
+            texts_once: SeenOnce::default(),
+            outlines_once: SeenOnce::default(),
+            outline: Outline::default(),
             shape: Vec::new(),
             counts: MemoCounts::default(),
         }
@@ -119,7 +149,8 @@ impl Memo {
 
     /// How it has done.
     pub fn counts(&self) -> MemoCounts {
-        MemoCounts { drops: self.texts.drops + self.shapes.drops, ..self.counts }
+        let drops = self.texts.drops + self.outlines.drops + self.shapes.drops;
+        MemoCounts { drops, ..self.counts }
     }
 
     /// The texts it holds.
@@ -140,7 +171,11 @@ impl Memo {
             self.counts.hits += 1;
             return entry.analysis;
         }
-        let analysis = self.make(text, lexing);
+        let (analysis, outlined) = match self.alike(text, lexing) {
+            Outlined::Found(alike) => (alike.analysis(text), Outlined::No),
+            outlined => (self.make(text, lexing), outlined),
+        };
+        self.keep_outline(&outlined, text, lexing, &analysis, None);
         self.keep_text(hash, text, lexing, &analysis, None);
         analysis
     }
@@ -154,10 +189,21 @@ impl Memo {
             self.counts.hits += 1;
             return Classified { analysis, classes, deferred: None };
         }
+        let outlined = self.alike(text, lexing);
+        if let Outlined::Found(alike) = &outlined
+            && let Some(classes) = &alike.classes
+        {
+            let (analysis, classes) = (alike.analysis(text), Arc::clone(classes));
+            self.keep_text(hash, text, lexing, &analysis, Some(Arc::clone(&classes)));
+            return Classified { analysis, classes, deferred: None };
+        }
         let analysis = self.make(text, lexing);
         let (classes, deferred) = self.classes(text, lexing.standard_conforming_strings, &analysis);
         let is_pending = classes.statements.iter().any(|class| class.reason == Reason::ParsePending);
         let to_keep = (!is_pending).then(|| Arc::clone(&classes));
+        if to_keep.is_some() {
+            self.keep_outline(&outlined, text, lexing, &analysis, to_keep.clone());
+        }
         self.keep_text(hash, text, lexing, &analysis, to_keep);
         Classified { analysis, classes, deferred }
     }
@@ -169,6 +215,44 @@ impl Memo {
             self.shapes.insert(&typed, TYPED, Arc::new(classes));
         } else {
             self.shapes.insert(&deferred.shape, UNTYPED, Arc::new(classes));
+        }
+    }
+
+    /// Takes the text's outline, and looks for it.
+    fn alike(&mut self, text: &[u8], lexing: Lexing) -> Outlined {
+        if text.len() > TEXT_BYTES_MAX || !lexing.can_scan(text) || !self.outline.take(text) {
+            return Outlined::No;
+        }
+        let hash = self.outlines.hash(&self.outline.bytes, lexing);
+        match self.outlines.find(hash, &self.outline.bytes, lexing) {
+            Some(alike) => {
+                self.counts.alike += 1;
+                Outlined::Found(alike)
+            }
+            None if self.outlines_once.is_second_time(hash) => Outlined::Again(hash),
+            None => Outlined::No,
+        }
+    }
+
+    /// Keeps what is true of all texts with the outline in `self.outline`, if anything is.
+    fn keep_outline(
+        &mut self,
+        outlined: &Outlined,
+        text: &[u8],
+        lexing: Lexing,
+        analysis: &Arc<Analysis>,
+        classes: Option<Arc<Classes>>,
+    ) {
+        let hash = match outlined {
+            Outlined::No => return,
+            Outlined::Again(hash) => *hash,
+            // It was only analyzed so far.
+            Outlined::Found(_) => self.outlines.hash(&self.outline.bytes, lexing),
+        };
+        if outline_decides(analysis) && self.outline.is_of_constants(text, lexing.standard_conforming_strings)
+        {
+            let alike = Alike { analysis: Arc::clone(analysis), bytes: text.len(), classes };
+            self.outlines.insert_hashed(hash, &self.outline.bytes, lexing, Arc::new(alike));
         }
     }
 
@@ -238,16 +322,61 @@ impl Memo {
         analysis: &Arc<Analysis>,
         classes: Option<Arc<Classes>>,
     ) {
-        if text.len() <= TEXT_BYTES_MAX && self.is_second_time(hash) {
+        if text.len() <= TEXT_BYTES_MAX && self.texts_once.is_second_time(hash) {
             let entry = Entry { analysis: Arc::clone(analysis), classes };
             self.texts.insert_hashed(hash, text, lexing, entry);
         }
     }
+}
 
+/// What is known of a text by its outline.
+enum Outlined {
+    /// Nothing, and nothing to be kept.
+    No,
+    /// It was met before, with this hash.
+    Again(u64),
+    /// This.
+    Found(Arc<Alike>),
+}
+
+/// Whether texts of one outline have the same analysis but for where they end: a single statement whose constants were not
+/// looked at, with nothing said in comments.
+fn outline_decides(analysis: &Analysis) -> bool {
+    let is_plain = |statement: &Statement| {
+        let command = &statement.command;
+        matches!(
+            command,
+            Command::Select
+                | Command::Values
+                | Command::Table
+                | Command::With
+                | Command::Insert
+                | Command::Update
+                | Command::Delete
+                | Command::Merge
+        ) && !statement.pins.contains(Pin::UnknownSetting)
+    };
+    analysis.flaw.is_none()
+        && !analysis.names_time
+        && analysis.comments.spans().is_empty()
+        && analysis.single().is_some_and(is_plain)
+}
+
+/// Tells what is met a second time, for four bytes each; a later one may push out an earlier one.
+#[derive(Debug)]
+struct SeenOnce(Box<[u32]>);
+
+impl Default for SeenOnce {
+    fn default() -> Self {
+        Self(vec![0; SEEN_ONCE].into_boxed_slice())
+    }
+}
+
+impl SeenOnce {
     fn is_second_time(&mut self, hash: u64) -> bool {
         let slot = usize::try_from(hash % SEEN_ONCE as u64).unwrap_or(0);
         let tag = u32::try_from(hash >> 32).unwrap_or(0) | 1;
-        std::mem::replace(&mut self.seen_once[slot], tag) == tag
+        std::mem::replace(&mut self.0[slot], tag) == tag
     }
 }
 

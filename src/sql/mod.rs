@@ -3,7 +3,8 @@
 //! `scan` cuts tokens as PostgreSQL does; `analyze` walks over them once and gives the statements (`command`: what
 //! each does to its session; `pin`: what it leaves there), the shape and its fingerprint (`shape`), hints and tags
 //! (`comment`). `classify` says what a statement does to tables: two witnesses, the parser's tree (`structure`) and the
-//! tokens alone (`witness`), must agree, within `limits`. `memo` keeps analyses by exact text, classes by shape.
+//! tokens alone (`witness`), must agree, within `limits`. `memo` keeps analyses by exact text and by
+//! `outline`, classes by shape.
 
 pub mod analyze;
 pub mod class;
@@ -14,6 +15,7 @@ mod functions;
 pub mod limits;
 pub mod literal;
 pub mod memo;
+mod outline;
 pub mod pin;
 mod recognize;
 pub mod scan;

@@ -240,7 +240,7 @@ impl<'a> Scanner<'a> {
 
 /// What a byte can begin.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
+pub(super) enum Class {
     Space,
     Letter,
     /// A letter that may introduce a string: b, e, n, u, x.
@@ -294,7 +294,6 @@ static CLASS: [Class; 256] = {
     table
 };
 
-/// May stand inside an unquoted identifier.
 static IN_WORD: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -305,8 +304,13 @@ static IN_WORD: [bool; 256] = {
     table
 };
 
-fn class(byte: u8) -> Class {
+pub(super) fn class(byte: u8) -> Class {
     CLASS[usize::from(byte)]
+}
+
+/// May stand inside an unquoted identifier.
+pub(super) fn in_word(byte: u8) -> bool {
+    IN_WORD[usize::from(byte)]
 }
 
 fn begins_word(byte: Option<&u8>) -> bool {
@@ -534,10 +538,11 @@ impl Scanner<'_> {
     fn unless_junk(&mut self, kind: TokenKind, start: usize, end: usize) -> (TokenKind, usize) {
         let text = self.text;
         // In `0b12` and `1e5$` the longer match is the number before the letter with a word behind it.
-        let in_word = |byte: &&u8| IN_WORD[usize::from(**byte)];
-        let holds_word =
-            || text[start + 1..end].iter().rev().take_while(in_word).any(|byte| begins_word(Some(byte)));
-        if begins_word(text.get(end)) || (text.get(end).is_some_and(|byte| in_word(&byte)) && holds_word()) {
+        let holds_word = || {
+            let run = text[start + 1..end].iter().rev().take_while(|&&byte| in_word(byte));
+            run.into_iter().any(|byte| begins_word(Some(byte)))
+        };
+        if begins_word(text.get(end)) || (text.get(end).is_some_and(|&byte| in_word(byte)) && holds_word()) {
             self.note(Flaw::MalformedNumber);
             return (TokenKind::Invalid, word_end(self.text, end));
         }
@@ -556,8 +561,8 @@ enum Escapes {
     Backslash,
 }
 
-fn word_end(text: &[u8], mut at: usize) -> usize {
-    while text.get(at).is_some_and(|&byte| IN_WORD[usize::from(byte)]) {
+pub(super) fn word_end(text: &[u8], mut at: usize) -> usize {
+    while text.get(at).is_some_and(|&byte| in_word(byte)) {
         at += 1;
     }
     at
@@ -613,7 +618,7 @@ fn dollar_tag_end(text: &[u8], start: usize) -> Option<usize> {
     (text.get(at) == Some(&b'$')).then_some(at + 1)
 }
 
-fn digits_end(text: &[u8], mut at: usize) -> usize {
+pub(super) fn digits_end(text: &[u8], mut at: usize) -> usize {
     while is_digit(text.get(at)) {
         at += 1;
     }

@@ -1,6 +1,7 @@
 //! Properties: what holds for any input. `PROPTEST_CASES=2560` runs ten times as many cases as the default, 256, does.
 
 mod frame;
+mod outline;
 mod scram;
 mod session;
 mod startup;
