@@ -10,6 +10,8 @@
 //! Everything else stays: what `ORDER BY 1`, `LIMIT 10`, `numeric(10,2)`, `LIKE 'a%'` or `interval '1 day'` say is more
 //! than a value, and a text that varies there never repeats and is never prepared.
 
+use std::borrow::Cow;
+
 use super::literal::string_value;
 use super::scan::{Lexing, Scanner, Token, TokenKind};
 
@@ -98,7 +100,7 @@ impl Template {
         scanner.flaw().is_none().then_some(())
     }
 
-    fn put(&mut self, value: &Value) -> Option<()> {
+    fn put(&mut self, value: &Value<'_>) -> Option<()> {
         self.count += 1;
         if self.count > PARAMETERS_MAX {
             return None;
@@ -116,15 +118,18 @@ impl Template {
 }
 
 /// A constant that can be taken out.
-struct Value {
+struct Value<'a> {
     oid: u32,
-    text: Vec<u8>,
+    text: Cow<'a, [u8]>,
 }
 
-impl Value {
-    fn of(token: Token, source: &[u8]) -> Option<Self> {
+impl<'a> Value<'a> {
+    fn of(token: Token, source: &'a [u8]) -> Option<Self> {
         let oid = match token.kind {
-            TokenKind::String => return Some(Self { oid: UNKNOWN, text: string_value(token.kind, source)? }),
+            TokenKind::String => {
+                let text = string_value(token.kind, source)?.into();
+                return Some(Self { oid: UNKNOWN, text });
+            }
             // In base 10 only.
             TokenKind::Integer if source.iter().all(u8::is_ascii_digit) => {
                 let number: i64 = std::str::from_utf8(source).ok()?.parse().ok()?;
@@ -133,7 +138,7 @@ impl Value {
             TokenKind::Numeric if source.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.') => NUMERIC,
             _ => return None,
         };
-        Some(Self { oid, text: source.to_vec() })
+        Some(Self { oid, text: source.into() })
     }
 }
 
