@@ -4,6 +4,8 @@
 //! PostgreSQL parses the whole string before it runs any of it, so a flaw anywhere means that nothing runs; the text
 //! is then one `Unknown` statement. It is still scanned to its end.
 
+use std::sync::Arc;
+
 use super::command::Command;
 use super::comment::{Comments, Hints};
 use super::functions::{SessionCall, is_builtin, session_call};
@@ -13,6 +15,7 @@ use super::recognize::{Recognized, is_backend_pid, recognize, selects_into_tempo
 use super::scan::{Flaw, Lexing, Scanner, Span, Token, TokenKind};
 use super::settings::set_config;
 use super::shape::{Fingerprint, ShapeWriter};
+use super::template::Form;
 
 /// What a text says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct Analysis {
     pub names_time: bool,
     /// Why the server will refuse the text.
     pub flaw: Option<Flaw>,
+    /// How its constants become parameters; only where [`super::Memo`] knows the text by its outline.
+    pub form: Option<Arc<Form>>,
 }
 
 /// One statement.
@@ -75,6 +80,7 @@ impl Analysis {
             comments: Comments::default(),
             names_time: true,
             flaw: None,
+            form: None,
         }
     }
 
@@ -524,6 +530,7 @@ impl<'a> Walk<'a> {
             comments: self.comments,
             names_time: self.names_time,
             flaw,
+            form: None,
         }
     }
 }

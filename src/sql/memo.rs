@@ -22,6 +22,7 @@ use super::outline::Outline;
 use super::pin::Pin;
 use super::scan::Lexing;
 use super::shape::typed_text;
+use super::template::Form;
 
 /// What each of the two memos may hold.
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +176,7 @@ impl Memo {
             Outlined::Found(alike) => (alike.analysis(text), Outlined::No),
             outlined => (self.make(text, lexing), outlined),
         };
-        self.keep_outline(&outlined, text, lexing, &analysis, None);
+        let analysis = self.keep_outline(&outlined, text, lexing, analysis, None);
         self.keep_text(hash, text, lexing, &analysis, None);
         analysis
     }
@@ -201,9 +202,8 @@ impl Memo {
         let (classes, deferred) = self.classes(text, lexing.standard_conforming_strings, &analysis);
         let is_pending = classes.statements.iter().any(|class| class.reason == Reason::ParsePending);
         let to_keep = (!is_pending).then(|| Arc::clone(&classes));
-        if to_keep.is_some() {
-            self.keep_outline(&outlined, text, lexing, &analysis, to_keep.clone());
-        }
+        let outlined = if is_pending { Outlined::No } else { outlined };
+        let analysis = self.keep_outline(&outlined, text, lexing, analysis, to_keep.clone());
         self.keep_text(hash, text, lexing, &analysis, to_keep);
         Classified { analysis, classes, deferred }
     }
@@ -234,26 +234,32 @@ impl Memo {
         }
     }
 
-    /// Keeps what is true of all texts with the outline in `self.outline`, if anything is.
+    /// Keeps what is true of all texts with the outline in `self.outline`, if anything is; gives the analysis, with all
+    /// that is known then.
     fn keep_outline(
         &mut self,
         outlined: &Outlined,
         text: &[u8],
         lexing: Lexing,
-        analysis: &Arc<Analysis>,
+        analysis: Arc<Analysis>,
         classes: Option<Arc<Classes>>,
-    ) {
+    ) -> Arc<Analysis> {
         let hash = match outlined {
-            Outlined::No => return,
+            Outlined::No => return analysis,
             Outlined::Again(hash) => *hash,
             // It was only analyzed so far.
             Outlined::Found(_) => self.outlines.hash(&self.outline.bytes, lexing),
         };
-        if outline_decides(analysis) && self.outline.is_of_constants(text, lexing.standard_conforming_strings)
+        if !outline_decides(&analysis)
+            || !self.outline.is_of_constants(text, lexing.standard_conforming_strings)
         {
-            let alike = Alike { analysis: Arc::clone(analysis), bytes: text.len(), classes };
-            self.outlines.insert_hashed(hash, &self.outline.bytes, lexing, Arc::new(alike));
+            return analysis;
         }
+        let form = Form::of(text, &self.outline.gaps, lexing).map(Arc::new);
+        let analysis = Arc::new(Analysis { form, ..Arc::unwrap_or_clone(analysis) });
+        let alike = Alike { analysis: Arc::clone(&analysis), bytes: text.len(), classes };
+        self.outlines.insert_hashed(hash, &self.outline.bytes, lexing, Arc::new(alike));
+        analysis
     }
 
     /// Analyzes a text and leaves its shape in `self.shape`.

@@ -25,13 +25,14 @@ pub(super) struct Outline {
     /// The outline.
     pub(super) bytes: Vec<u8>,
     /// Where the text has the constants that were taken out.
-    gaps: Vec<Gap>,
+    pub(super) gaps: Vec<Gap>,
 }
 
+/// A constant that was taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Gap {
-    kind: TokenKind,
-    span: Span,
+pub(super) struct Gap {
+    pub(super) kind: TokenKind,
+    pub(super) span: Span,
 }
 
 impl Outline {
@@ -129,4 +130,15 @@ fn string(text: &[u8], at: usize) -> Option<usize> {
     let source = &text[at..end];
     let is_plain = source.ends_with(b"'") && text.get(end) != Some(&b'\'');
     (is_plain && !(source.len() <= DATE_BYTES_MAX && names_time(source))).then_some(end)
+}
+
+/// Where the constant ends that begins at `at`, in a text that is known to have one of this kind there.
+pub(super) fn plain_end(text: &[u8], at: usize, kind: TokenKind) -> Option<usize> {
+    let rest = text.get(at..)?;
+    let is_inside = |byte: &u8| byte.is_ascii_digit() || kind == TokenKind::Numeric && *byte == b'.';
+    let length = match kind {
+        TokenKind::String => rest.get(1..)?.iter().position(|&byte| byte == b'\'')? + 2,
+        _ => rest.iter().position(|byte| !is_inside(byte)).unwrap_or(rest.len()),
+    };
+    Some(at + length)
 }

@@ -7,13 +7,17 @@
 //! (manual, 10.2 Operators): an integer is declared as `int4` or `int8` by its size, a number with a point as `numeric`,
 //! and a string is left `unknown` as it is in the text.
 //!
+//! Of texts with one outline ([`super::outline`]) the same constants are taken out: their [`Form`] says which, and spares the
+//! scan.
+//!
 //! Everything else stays: what `ORDER BY 1`, `LIMIT 10`, `numeric(10,2)`, `LIKE 'a%'` or `interval '1 day'` say is more
 //! than a value, and a text that varies there never repeats and is never prepared.
 
 use std::borrow::Cow;
 
 use super::literal::string_value;
-use super::scan::{Lexing, Scanner, Token, TokenKind};
+use super::outline::{Gap, plain_end};
+use super::scan::{Lexing, Scanner, Span, Token, TokenKind};
 
 /// A statement with more stays as it is.
 const PARAMETERS_MAX: u16 = 64;
@@ -39,28 +43,101 @@ pub struct Template {
     /// Formats, values and result formats, as in Bind behind the names.
     pub values: Vec<u8>,
     count: u16,
+    /// Where the constants stood that were taken out.
+    taken: Vec<Span>,
+}
+
+/// How texts of one outline become a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// The template's text.
+    text: Box<[u8]>,
+    constants: Box<[Constant]>,
+}
+
+/// A constant of the outline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Constant {
+    /// Bytes between the one before and this one.
+    behind: usize,
+    kind: TokenKind,
+    /// It stays in the text, and so must be this one; `None`: it is taken out.
+    stays: Option<Box<[u8]>>,
+}
+
+impl Form {
+    /// Of a text whose outline has `gaps`, if it has a template.
+    pub(super) fn of(text: &[u8], gaps: &[Gap], lexing: Lexing) -> Option<Self> {
+        let mut template = Template::default();
+        if !template.take(text, lexing) {
+            return None;
+        }
+        let mut end = 0;
+        let constants = gaps.iter().map(|gap| {
+            let behind = gap.span.start - std::mem::replace(&mut end, gap.span.end);
+            let stays = (!template.taken.contains(&gap.span)).then(|| gap.span.of(text).into());
+            Constant { behind, kind: gap.kind, stays }
+        });
+        let constants: Box<[Constant]> = constants.collect();
+        let taken = constants.iter().filter(|constant| constant.stays.is_none()).count();
+        (taken == template.taken.len()).then(|| Self { text: template.text.into(), constants })
+    }
 }
 
 impl Template {
     /// Takes the constants out of a text of one statement. False: it must be sent as it is.
     pub fn take(&mut self, text: &[u8], lexing: impl Into<Lexing>) -> bool {
         let lexing = lexing.into();
-        self.text.clear();
-        self.types.clear();
-        self.values.clear();
-        self.count = 0;
+        self.begin();
         // Where backslashes mean something a constant's value is not what it looks like.
         if text.len() > TEXT_BYTES_MAX || !lexing.standard_conforming_strings || !lexing.bytewise {
             return false;
         }
+        let taken = self.take_constants(text).is_some();
+        self.finish();
+        taken
+    }
+
+    /// The same for a text of the outline that the form is of, without a scan. False: that is not known.
+    pub fn fill(&mut self, form: &Form, text: &[u8]) -> bool {
+        self.begin();
+        self.text.extend_from_slice(&form.text);
+        let filled = self.fill_in(form, text).is_some();
+        self.finish();
+        filled
+    }
+
+    fn begin(&mut self) {
+        self.text.clear();
+        self.types.clear();
+        self.values.clear();
+        self.taken.clear();
+        self.count = 0;
         self.types.extend_from_slice(&[0, 0]);
         // All formats are text: none is named.
         self.values.extend_from_slice(&[0, 0, 0, 0]);
-        let taken = self.take_constants(text).is_some();
+    }
+
+    fn finish(&mut self) {
         self.types[..2].copy_from_slice(&self.count.to_be_bytes());
         self.values[2..4].copy_from_slice(&self.count.to_be_bytes());
         self.values.extend_from_slice(&[0, 0]);
-        taken
+    }
+
+    fn fill_in(&mut self, form: &Form, text: &[u8]) -> Option<()> {
+        let mut at = 0;
+        for constant in &form.constants {
+            let start = at + constant.behind;
+            at = plain_end(text, start, constant.kind)?;
+            let span = Span { start, end: at };
+            let source = span.of(text);
+            match &constant.stays {
+                Some(same) if **same == *source => {}
+                Some(_) => return None,
+                None => self.put(&Value::of(Token { kind: constant.kind, span }, source)?)?,
+            }
+        }
+        Some(())
     }
 
     fn take_constants(&mut self, text: &[u8]) -> Option<()> {
@@ -89,6 +166,8 @@ impl Template {
                         self.text.extend_from_slice(&text[copied..token.span.start]);
                         copied = token.span.end;
                         self.put(&value)?;
+                        self.taken.push(token.span);
+                        self.name();
                     }
                 }
                 _ => {}
@@ -105,15 +184,21 @@ impl Template {
         if self.count > PARAMETERS_MAX {
             return None;
         }
-        self.text.push(b'$');
-        if self.count >= 10 {
-            self.text.push(b'0' + u8::try_from(self.count / 10).ok()?);
-        }
-        self.text.push(b'0' + u8::try_from(self.count % 10).ok()?);
         self.types.extend_from_slice(&value.oid.to_be_bytes());
         self.values.extend_from_slice(&u32::try_from(value.text.len()).ok()?.to_be_bytes());
         self.values.extend_from_slice(&value.text);
         Some(())
+    }
+
+    /// Names the parameter that was put last.
+    fn name(&mut self) {
+        self.text.push(b'$');
+        // Two digits are enough for `PARAMETERS_MAX`.
+        let [tens, ones] = [self.count / 10, self.count % 10].map(|digit| digit.to_le_bytes()[0]);
+        if tens > 0 {
+            self.text.push(b'0' + tens);
+        }
+        self.text.push(b'0' + ones);
     }
 }
 
