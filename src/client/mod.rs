@@ -6,10 +6,13 @@
 mod admission;
 mod authenticate;
 mod caching;
+mod commits;
 mod conversation;
+mod downward;
 mod fault;
 mod held;
 mod login;
+mod memos;
 mod parser;
 mod registry;
 mod relay;
@@ -17,6 +20,7 @@ mod replication;
 mod routing;
 mod secrets;
 mod sharing;
+mod upward;
 mod waiting;
 mod watching;
 
@@ -37,8 +41,8 @@ use crate::route::{Counts, Reason};
 use crate::server::{Hosts, Tenants};
 use crate::session::Shared;
 use crate::sql::{Analysis, Lexing};
+use memos::Memos;
 use parser::Parser;
-use routing::Memos;
 use secrets::Secrets;
 
 /// What all clients share: the running proxy.
@@ -91,7 +95,7 @@ impl Proxy {
             prepare_simple: settings.prepared.simple,
             statements_per_client_max: settings.prepared.per_client_max,
         };
-        let memos = routing::memos(settings.workers);
+        let memos = memos::memos(settings.workers);
         let parser = splitting.as_ref().map(|_| Parser::start(Arc::clone(&memos))).transpose()?;
         let secrets = Secrets::new(rand::random());
         secrets.expect(&settings);
@@ -124,7 +128,7 @@ impl Proxy {
     }
 
     fn memos(&self, worker: usize) -> MutexGuard<'_, Memos> {
-        routing::lock(&self.memos, worker)
+        memos::lock(&self.memos, worker)
     }
 
     /// A statement, or a batch, went where it went for this reason.

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use super::routing::{Memos, lock};
+use super::memos::{Memos, lock};
 use crate::sql::limits::PARSE_STACK_BYTES;
 use crate::sql::memo::Deferred;
 

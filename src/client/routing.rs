@@ -1,20 +1,15 @@
 //! Where a client's units go when reads are split off: between `decide` and `acquire` in the loop of seven verbs.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
 use std::time::Instant;
-
-use ahash::HashMap;
 
 use super::Proxy;
 use super::caching::{Around, Caching, Filling, Looked, Sought};
 use super::fault::Fault;
-use crate::cache::{Doubt, Entry, Landing, Verdicts};
+use crate::cache::{Doubt, Entry, Landing};
 use crate::catalog::defaults::{Defaults, SessionDefaults};
-use crate::catalog::{Catalog, Change, OnPrimary, Reader, SearchPath, Touched, WriteSet};
+use crate::catalog::{Catalog, Change, OnPrimary, SearchPath};
 use crate::config::{Consistency, PoolMode, PrimaryReads, SplittingSettings};
 use crate::consistency::{Standing, Ticket, Watched};
 use crate::control::{Database, Splitting, Telling};
@@ -24,40 +19,16 @@ use crate::server::{Host, Role, Tenant};
 use crate::session::{self, BlockStep, Laziness, Message, ServerState, Session, Settings, Value};
 use crate::sql::command::Isolation;
 use crate::sql::comment;
-use crate::sql::memo::{Classified, Deferred, MemoLimits};
-use crate::sql::{self, Analysis, Classes, Command};
+use crate::sql::memo::Classified;
+use crate::sql::{Analysis, Command};
 use crate::wire::{Malformed, frontend};
-
-/// What the clients of one worker know of texts: taken by one of them at a time, for as long as a decision takes.
-#[derive(Debug)]
-pub(super) struct Memos {
-    texts: sql::Memo,
-    /// By the database's address, which is nobody else's as long as its plans are here.
-    plans: HashMap<usize, Plans>,
-}
-
-#[derive(Debug)]
-struct Plans {
-    database: Weak<Database>,
-    reader: Reader,
-    memo: route::Memo,
-    verdicts: Verdicts,
-    /// Changes of the catalog that clients with prepared statements know of.
-    changes: u64,
-}
-
-impl Default for Memos {
-    fn default() -> Self {
-        Self { texts: sql::Memo::new(MemoLimits::default()), plans: HashMap::default() }
-    }
-}
 
 /// One client's part of it.
 #[derive(Debug)]
 pub(super) struct Routing {
-    splitting: Arc<Splitting>,
+    pub(super) splitting: Arc<Splitting>,
     settings: SplittingSettings,
-    database: Arc<Database>,
+    pub(super) database: Arc<Database>,
     worker: usize,
     user: Box<str>,
     /// Its reads may go elsewhere.
@@ -69,15 +40,15 @@ pub(super) struct Routing {
     /// By another snapshot than the client's last: what sessions begin with may be something else.
     role_settings: Option<Box<str>>,
     /// The client's own last commit.
-    own: Ticket,
+    pub(super) own: Ticket,
     /// A statement of it is under way that may change the catalog.
-    changing: Option<Change>,
+    pub(super) changing: Option<Change>,
     /// What was sent may be committed, and is not answered yet.
-    in_doubt: Option<Doubt>,
+    pub(super) in_doubt: Option<Doubt>,
     /// Other Weirs are being told of its commits, which are not answered before that has ended.
-    telling: Vec<Telling>,
+    pub(super) telling: Vec<Telling>,
     /// How its results are kept, if they are.
-    caching: Option<Box<Caching>>,
+    pub(super) caching: Option<Box<Caching>>,
     turn: u64,
     /// A database that the unit wants for itself.
     wants_alone: Option<String>,
@@ -455,7 +426,7 @@ impl Routing {
     }
 
     /// The client's `search_path`; `None` where it is not known what is in force.
-    fn search_path(&mut self, session: &Session, catalog: &Catalog) -> Option<Arc<SearchPath>> {
+    pub(super) fn search_path(&mut self, session: &Session, catalog: &Catalog) -> Option<Arc<SearchPath>> {
         let (version, strings) = (catalog.version(), session.lexing().standard_conforming_strings);
         if let Some(((of, settings, by), path)) = &self.path
             && *of == version
@@ -507,91 +478,6 @@ impl Routing {
         session.foresee(plan);
         Ok(why)
     }
-
-    /// Others must see what was committed: to be told before the client is.
-    pub(super) fn committed(&mut self, wrote: &WriteSet) {
-        if wrote.is_empty() {
-            return;
-        }
-        if wrote.is_ddl() {
-            if self.database.catalog.changed() {
-                self.splitting.catalog_changed(&self.database);
-            }
-            // Roles are those of all databases: what one was allowed to read it may be no more.
-            let everything = Touched { everything: true, ..Touched::default() };
-            let others = self.splitting.list().into_iter().filter(|one| !Arc::ptr_eq(one, &self.database));
-            self.telling.extend(others.filter_map(|other| other.memory.written(&everything)));
-        } else if wrote.ran_code() && self.database.catalog.doubt() {
-            self.splitting.catalog_changed(&self.database);
-        }
-        self.raise(&wrote.touched(&self.database.catalog));
-    }
-
-    /// The client learns of commits that were not its own: others, or somebody who does not pass here, may have written
-    /// anything.
-    pub(super) fn others_committed(&mut self) {
-        self.raise_floors(&Touched { everything: true, catalogs: true, ..Touched::default() });
-        self.database.memory.seen();
-    }
-
-    /// Something was run here that nobody has looked at.
-    pub(super) fn ran_unseen(&mut self) {
-        let mut wrote = WriteSet::default();
-        wrote.add_code();
-        self.committed(&wrote);
-    }
-
-    fn raise(&mut self, touched: &Touched) {
-        self.raise_floors(touched);
-        // Behind the floors: a result that is read from now on has what was committed.
-        if let Some(telling) = self.database.memory.written(touched) {
-            self.telling.push(telling);
-        }
-    }
-
-    fn raise_floors(&mut self, touched: &Touched) {
-        // Whether this commit was flushed, a `SET synchronous_commit` somewhere may have decided.
-        let commit = self.database.floors.commit(touched, false);
-        self.own = commit.ticket;
-        if commit.wake {
-            self.splitting.committed();
-        }
-    }
-
-    /// Whether the answer to a commit waits until other Weirs know of it.
-    #[inline]
-    pub(super) fn is_telling(&self) -> bool {
-        !self.telling.is_empty()
-    }
-
-    /// Until they do, or nothing is shared any more.
-    pub(super) fn poll_told(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.telling.retain_mut(|telling| Pin::new(telling).poll(context).is_pending());
-        if self.telling.is_empty() { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// What was sent may be committed, and is not answered yet; nothing else of this client's is.
-    pub(super) fn doubt(&mut self, wrote: &WriteSet) {
-        if self.caching.is_none() || wrote.is_empty() {
-            return;
-        }
-        let doubt = self.database.memory.epochs.doubt(&wrote.touched(&self.database.catalog));
-        if let Some(before) = self.in_doubt.replace(doubt) {
-            before.end();
-        }
-    }
-
-    /// All that the client has sent is answered, and its commits were told.
-    pub(super) fn no_doubt(&mut self) {
-        if let Some(doubt) = self.in_doubt.take() {
-            doubt.end();
-        }
-    }
-
-    /// What the client has sent is answered, and its commits are known.
-    pub(super) fn settled(&mut self) {
-        self.changing = None;
-    }
 }
 
 fn candidate(host: &Host, standing: Standing, tenant: &Tenant) -> Candidate {
@@ -610,67 +496,4 @@ fn search_path(settings: &Settings, catalog: &Catalog, user: &str, strings: bool
         Some(Value::Literal(text)) => SearchPath::from_value(std::str::from_utf8(text).ok()?, user),
         Some(Value::Quoted(_)) => None,
     }
-}
-
-impl Memos {
-    /// The classes of a text; what takes too long is Opaque until the parser's thread has learnt it.
-    fn classify(&mut self, text: &[u8], lexing: sql::Lexing, proxy: &Proxy, worker: usize) -> Classified {
-        let mut classified = self.texts.classify(text, lexing);
-        if let (Some(deferred), Some(parser)) = (classified.deferred.take(), &proxy.parser) {
-            parser.parse(worker, deferred);
-        }
-        classified
-    }
-
-    /// What a text says.
-    pub(super) fn analyze(&mut self, text: &[u8], lexing: sql::Lexing) -> Arc<Analysis> {
-        self.texts.analyze(text, lexing)
-    }
-
-    /// Takes what the parser's thread has found.
-    pub(super) fn learn(&mut self, deferred: &Deferred, classes: Classes) {
-        self.texts.learn(deferred, classes);
-    }
-
-    fn plan(
-        &mut self,
-        routing: &mut Routing,
-        session: &Session,
-        analysis: &Analysis,
-        classes: &Arc<Classes>,
-    ) -> Arc<Plan> {
-        let plans = self.plans_of(&routing.database);
-        let path = match plans.reader.current() {
-            Ok(catalog) => routing.search_path(session, catalog),
-            Err(_) => None,
-        };
-        plans.memo.plan(&mut plans.reader, &routing.database.floors, analysis, classes, path.as_ref())
-    }
-
-    fn plans_of(&mut self, database: &Arc<Database>) -> &mut Plans {
-        let key = Arc::as_ptr(database).addr();
-        if !self.plans.contains_key(&key) {
-            // Those of databases that nobody uses any more go.
-            self.plans.retain(|_, plans| plans.database.strong_count() > 0);
-            let plans = Plans {
-                database: Arc::downgrade(database),
-                reader: Reader::new(Arc::clone(&database.catalog)),
-                memo: route::Memo::default(),
-                verdicts: Verdicts::default(),
-                changes: database.catalog.changes(),
-            };
-            self.plans.insert(key, plans);
-        }
-        self.plans.get_mut(&key).expect("it was just put there")
-    }
-}
-
-/// One for each worker.
-pub(super) fn memos(workers: usize) -> Arc<[Mutex<Memos>]> {
-    (0..workers.max(1)).map(|_| Mutex::default()).collect()
-}
-
-/// Locks one; what a panic left behind is a memo like any other.
-pub(super) fn lock(memos: &[Mutex<Memos>], worker: usize) -> MutexGuard<'_, Memos> {
-    memos[worker % memos.len()].lock().unwrap_or_else(PoisonError::into_inner)
 }
