@@ -451,7 +451,7 @@ impl Conversation {
             self.note_rest();
             return outcome;
         }
-        self.settle(lease, &outcome, midway, ended).await;
+        self.settle(lease, &outcome, midway, (since, ended)).await;
         if reruns || is_done { Ok(Relayed::Released) } else { outcome }
     }
 
@@ -461,8 +461,9 @@ impl Conversation {
         mut lease: Lease,
         outcome: &Result<Relayed, Fault>,
         midway: bool,
-        now: Instant,
+        (since, now): (Instant, Instant),
     ) {
+        let used = now.saturating_duration_since(since);
         // From here on no cancel can be announced; one that was is waited for before anybody else gets the
         // connection.
         let handle = &self.entry.handle;
@@ -478,7 +479,7 @@ impl Conversation {
                 self.session.unpinned();
                 lease.give_back_dirty(TransactionStatus::Idle);
             }
-            Ok(Relayed::Released) => lease.give_back_at(now),
+            Ok(Relayed::Released) => lease.give_back_after(used, now),
             Ok(Relayed::Left)
             | Err(Fault::ClientGone | Fault::Ended(..) | Fault::Malformed(_) | Fault::Refused(_))
                 if !midway
@@ -489,7 +490,7 @@ impl Conversation {
                 let status = self.session.status();
                 let clean = self.session.leaves_nothing(&lease.state);
                 self.session.abandon(&mut lease.state);
-                if clean { lease.give_back() } else { lease.give_back_dirty(status) }
+                if clean { lease.give_back_after(used, now) } else { lease.give_back_dirty(status) }
             }
             Ok(Relayed::Left | Relayed::Held) | Err(_) => lease.close(),
         }

@@ -6,12 +6,13 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Server;
 use super::pool::Pool;
 use super::recycle::STALL_MAX;
 use crate::pg::TransactionStatus;
+use crate::session::SHORT_TIMEOUT;
 
 /// A server connection on loan.
 #[derive(Debug)]
@@ -64,17 +65,18 @@ impl Lease {
 
     /// Gives the connection back: it is idle, clean and in order.
     pub fn give_back(self) {
-        self.give_back_at(Instant::now());
+        self.give_back_after(Duration::ZERO, Instant::now());
     }
 
-    /// Likewise, where it is known that it is `now`.
+    /// Likewise, `now`, by a client that has had it for so long. No statement has run longer; so a `statement_timeout` of
+    /// the client's that is no longer than that may have just missed one, and would strike what comes next.
     #[inline]
-    pub fn give_back_at(mut self, now: Instant) {
+    pub fn give_back_after(mut self, used: Duration, now: Instant) {
         let Some(mut server) = self.server.take() else {
             return;
         };
         server.cancel.release();
-        if let Some(calm) = server.state.settings.without_short_timeouts() {
+        if let Some(calm) = server.state.settings.without_timeouts(used.max(SHORT_TIMEOUT)) {
             Self::return_later(Arc::clone(&self.pool), async move { server.calmed(&calm).await });
             return;
         }

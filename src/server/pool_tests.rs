@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use tokio::net::UnixStream;
@@ -284,4 +284,24 @@ fn with_room_for_both_two_kinds_of_clients_keep_their_connections() {
     }
     assert_eq!(world.ends.len(), 2, "a connection was opened anew");
     assert_eq!(world.pool.counts().idle, 2);
+}
+
+/// A `statement_timeout` may have just missed a statement that took as long, and would strike the next one.
+#[test]
+fn a_timeout_that_may_have_just_missed_a_statement_is_taken_off() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let timeout = Settings::from_literals([("statement_timeout", &b"150ms"[..])]);
+    let is_free_after = |millis: u64| {
+        let mut world = World::new(1);
+        world.ask([false; 2]);
+        world.opened();
+        world.serve();
+        let (_, mut lease) = world.held.remove(0);
+        lease.state.settings = timeout.clone();
+        lease.give_back_after(Duration::from_millis(millis), Instant::now());
+        world.pool.counts().idle == 1
+    };
+    assert!(is_free_after(0) && is_free_after(149));
+    assert!(!is_free_after(151));
 }

@@ -44,7 +44,7 @@ pub use placeholders::Placeholders;
 pub use senders::{Notifies, Senders};
 pub use sent::Answering;
 pub use server_state::{Reported, ServerState};
-pub use settings::{Settings, Value};
+pub use settings::{SHORT_TIMEOUT, Settings, Value};
 pub use statement::{Interned, PreparedSet, Statement, Statements};
 pub use writes::{Committed, may_change_catalog};
 

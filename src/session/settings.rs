@@ -24,7 +24,7 @@ pub enum Value {
 }
 
 /// A timeout below this might strike while a server connection takes on the settings of its next client.
-const SHORT_TIMEOUT: Duration = Duration::from_millis(100);
+pub const SHORT_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Value {
     /// The value as a time that is not zero ("never"), with PostgreSQL's units and milliseconds without one (manual,
@@ -171,13 +171,8 @@ impl Settings {
         self.0 = Arc::new(map);
     }
 
-    /// These settings without timeouts that would strike the next client of the server connection, or the connection
-    /// while it is free; `None` if there are none.
-    pub fn without_short_timeouts(&self) -> Option<Self> {
-        self.without_timeouts(SHORT_TIMEOUT)
-    }
-
-    /// Likewise, of timeouts below `limit`.
+    /// These settings without timeouts below `limit`, which would strike the next client of the server connection, or the
+    /// connection while it is free; `None` if there are none.
     pub fn without_timeouts(&self, limit: Duration) -> Option<Self> {
         let strikes = |(name, value): &(&GucName, &Value)| match name.as_str() {
             "statement_timeout" | "transaction_timeout" => value.duration().is_none_or(|time| time < limit),
@@ -389,7 +384,7 @@ mod tests {
         let calm = |name: &str, value: &str| {
             let mut settings = literals(&[("work_mem", "1MB")]);
             settings.set(GucName::new(name), Value::Source(value.as_bytes().into()));
-            settings.without_short_timeouts()
+            settings.without_timeouts(SHORT_TIMEOUT)
         };
         let rest = Some(literals(&[("work_mem", "1MB")]));
         for short in ["'1ms'", "99", "'0.01s'", " '50 ms' ", "'1us'", "E'5'", "'5 fortnights'"] {
