@@ -17,9 +17,6 @@ use crate::route::Plan;
 use crate::sql::Analysis;
 use crate::wire::{build, frontend};
 
-/// Bind, Describe, Execute and Sync without names and values, in bytes, about.
-const MESSAGES_BYTES: usize = 48;
-
 impl Session {
     /// Sends a simple query as its template, if it is a read whose template repeats. False: it is to go as it is.
     pub(super) fn run_template(
@@ -35,7 +32,6 @@ impl Session {
         if !server.prepared.touch(&statement) {
             prepare(&statement, server, out);
         }
-        out.reserve(MESSAGES_BYTES + statement.server_name.len() + server.template.values.len());
         build::bind(out, b"", &statement.server_name, &server.template.values);
         server.queue.push_back(Expected::Bind { shown: false, name: None });
         build::frame(out, frontend::DESCRIBE, |body| body.extend_from_slice(b"P\0"));

@@ -10,8 +10,14 @@ use pgwire::messages::response::{ErrorResponse, NoticeResponse};
 use super::{backend, frontend};
 use crate::pg::{ProcessId, SqlState, TransactionStatus};
 
+/// Room made in an empty buffer, in bytes: growing it piece by piece would cost more than a usual message does.
+const ROOM_BYTES: usize = 192;
+
 /// Writes one frame: the tag, then what `body` appends, then the length into its place.
 pub fn frame(out: &mut Vec<u8>, tag: u8, body: impl FnOnce(&mut Vec<u8>)) {
+    if out.capacity() == 0 {
+        out.reserve(ROOM_BYTES);
+    }
     out.push(tag);
     sized(out, body);
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use weir::sql::scan::{Scanner, TokenKind};
-use weir::sql::{Command, Memo, analyze};
+use weir::sql::{Analysis, Command, Memo, analyze};
 
 /// Pieces that meet badly.
 pub(super) fn hostile() -> impl Strategy<Value = Vec<u8>> {
@@ -80,7 +80,8 @@ proptest! {
         }
         let mut memo = Memo::new(weir::sql::memo::MemoLimits::default());
         for _ in 0..3 {
-            prop_assert_eq!(&*memo.analyze(&text, strings), &analysis);
+            let kept = Analysis { form: None, ..Analysis::clone(&memo.analyze(&text, strings)) };
+            prop_assert_eq!(&kept, &analysis);
         }
     }
 

@@ -244,8 +244,10 @@ impl World {
                 continue;
             }
             let hidden = self.acknowledged.iter().find(|commit| {
+                let wrote = commit.writes != Touched::default();
+                // What has written nothing cannot be missed, not even by who reads nobody knows what.
                 let concerns = commit.writes.everything
-                    || reads.everything
+                    || reads.everything && wrote
                     || reads.catalogs && commit.writes.catalogs
                     || commit.writes.relations.iter().any(|relation| reads.relations.contains(relation));
                 concerns && commit.end > replica.replayed
