@@ -73,9 +73,9 @@ pub(super) fn note_sent(
                 watch.bind(bind.portal.is_empty(), bind.rest);
             }
         }
-        frontend::QUERY if is_owed => match (session.take_queried(), frontend::query(message.body)) {
-            (Some(analysis), Ok(text)) => watch.query(text, analysis, session.lexing()),
-            _ => watch.sync(),
+        frontend::QUERY if is_owed => match session.take_queried() {
+            Some(analysis) => watch.query(frontend::same_query(message.body), analysis, session.lexing()),
+            None => watch.sync(),
         },
         frontend::EXECUTE if is_owed => {
             if let Some(statement) = state.last_executed() {

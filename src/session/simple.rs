@@ -68,7 +68,7 @@ impl Session {
         {
             return None;
         }
-        let text = frontend::query(message.body).ok()?;
+        let text = frontend::same_query(message.body);
         let template = &mut server.template;
         let is_filled = analysis.form.as_ref().is_some_and(|form| template.fill(form, text));
         if !is_filled && !template.take(text, self.lexing) {

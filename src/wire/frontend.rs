@@ -89,6 +89,11 @@ pub fn query(body: &[u8]) -> Result<&[u8], Malformed> {
     if fields.rest().is_empty() { Ok(text) } else { Err(Malformed::Truncated) }
 }
 
+/// The text of a Query that [`query`] has read before: it need not be looked through again.
+pub fn same_query(body: &[u8]) -> &[u8] {
+    body.strip_suffix(b"\0").unwrap_or(body)
+}
+
 /// Reads a Parse.
 pub fn parse(body: &[u8]) -> Result<Parse<'_>, Malformed> {
     let mut fields = Fields::new(body);
