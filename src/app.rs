@@ -2,6 +2,7 @@
 //! Builds the proxy from its settings and runs it: event loops, signals, reload, drain.
 
 pub mod advise;
+pub mod advice_file;
 pub mod check;
 pub mod logging;
 pub mod slow;
@@ -10,6 +11,7 @@ pub mod sources;
 pub mod watch;
 pub mod why;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -26,6 +28,7 @@ use crate::insight::Insight;
 use crate::insight::entry::HostName;
 use crate::net::{self, Listener, tls};
 use crate::server::{Hosts, Pool};
+use advice_file::AdviceFile;
 use slow_log::Drainer;
 
 /// Why Weir cannot start.
@@ -40,6 +43,14 @@ pub enum StartError {
     /// The HTTP address.
     #[error("cannot serve HTTP on {0}: {1}")]
     Http(std::net::SocketAddr, std::io::Error),
+    /// The file that keeps what became of advice.
+    #[error("cannot read insight.advice_file {path}: {source}", path = path.display())]
+    AdviceFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Where shared results are.
     #[error("{0}")]
     SharedCache(#[from] SharedCacheError),
@@ -105,6 +116,7 @@ struct Running {
     insight: Option<Arc<Insight>>,
     advisor: Option<Advisor>,
     drainer: Option<Drainer>,
+    advice_file: Option<AdviceFile>,
     accepting: Vec<JoinHandle<()>>,
 }
 
@@ -133,6 +145,13 @@ async fn start(settings: &SharedSettings) -> Result<Running, StartError> {
         }
         None => (None, None),
     };
+    let advice_file = match (&insight, &settings.insight.advice_file) {
+        (Some(insight), Some(path)) => {
+            let started = AdviceFile::start(Arc::clone(insight), path.clone());
+            Some(started.map_err(|source| StartError::AdviceFile { path: path.clone(), source })?)
+        }
+        _ => None,
+    };
     let workers = Arc::new(Workers::start(settings.workers)?);
     let listeners =
         net::bind_all(&settings.listen).map_err(|(address, error)| StartError::Listen(address, error))?;
@@ -160,11 +179,11 @@ async fn start(settings: &SharedSettings) -> Result<Running, StartError> {
         )));
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = settings.workers, "weir is up");
-    Ok(Running { proxy, commands, insight, advisor, drainer, accepting })
+    Ok(Running { proxy, commands, insight, advisor, drainer, advice_file, accepting })
 }
 
 impl Running {
-    /// Takes no more clients, lets transactions finish, and writes what is left of the slow-query log.
+    /// Takes no more clients, lets transactions finish, and writes what is left of the slow-query log and the advice.
     async fn stop(self, drain_timeout: Duration) {
         for task in &self.accepting {
             task.abort();
@@ -172,6 +191,9 @@ impl Running {
         drain(&self.proxy, drain_timeout).await;
         if let Some(drainer) = self.drainer {
             drainer.stop();
+        }
+        if let Some(advice_file) = self.advice_file {
+            advice_file.stop();
         }
     }
 }

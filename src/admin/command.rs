@@ -21,6 +21,10 @@ pub(super) enum Command {
     Explain(String),
     /// Advice that nobody wants to see any more.
     Dismiss(String),
+    /// Advice that nobody wants to see for so many days.
+    Snooze(String, u32),
+    /// Advice that is wanted after all.
+    Reopen(String),
     /// Begins the statistics of statements anew.
     ResetStatistics,
     /// A setting that drivers ask for: its name and value.
@@ -117,6 +121,10 @@ const VARIABLES: [(&str, &str); 8] = [
 /// What drivers read a server's abilities off; the console's own version stands behind it.
 const SERVER_VERSION: &str = concat!("15.0 (Weir ", env!("CARGO_PKG_VERSION"), ")");
 
+/// For how long advice is put off that somebody snoozes, and at most.
+const SNOOZE_DAYS: u32 = 7;
+const SNOOZE_DAYS_MAX: u32 = 3650;
+
 impl Command {
     /// Whether users who may only look may use it.
     pub(super) fn is_harmless(&self) -> bool {
@@ -133,6 +141,8 @@ impl Command {
             | Self::FlushCache(_)
             | Self::Explain(_)
             | Self::Dismiss(_)
+            | Self::Snooze(..)
+            | Self::Reopen(_)
             | Self::ResetStatistics
             | Self::Shutdown => false,
         }
@@ -221,6 +231,8 @@ fn command(words: &[Word]) -> Result<Command, Report> {
         // A fingerprint may begin with digits, and be cut into several words.
         ("explain", rest @ [_, ..]) => Ok(Command::Explain(joined(rest))),
         ("dismiss", rest @ [_, ..]) => Ok(Command::Dismiss(joined(rest))),
+        ("snooze", rest @ [_, ..]) => snooze(rest),
+        ("reopen", rest @ [_, ..]) => Ok(Command::Reopen(joined(rest))),
         ("reset", [_]) if keyword(1) == "statistics" => Ok(Command::ResetStatistics),
         ("set", [_, ..]) => Ok(Command::Nothing("SET")),
         ("reset", [_, ..]) => Ok(Command::Nothing("RESET")),
@@ -236,6 +248,21 @@ fn command(words: &[Word]) -> Result<Command, Report> {
 
 fn joined(words: &[Word]) -> String {
     words.iter().map(|word| word.text.as_str()).collect()
+}
+
+/// `SNOOZE id`, or `SNOOZE id FOR 30 DAYS`.
+fn snooze(words: &[Word]) -> Result<Command, Report> {
+    let is = |word: &Word, of: &str| word.kind == TokenKind::Word && word.text.eq_ignore_ascii_case(of);
+    let [id @ .., by, count, unit] = words else { return Ok(Command::Snooze(joined(words), SNOOZE_DAYS)) };
+    if !is(by, "for") || !(is(unit, "days") || is(unit, "day")) {
+        return Ok(Command::Snooze(joined(words), SNOOZE_DAYS));
+    }
+    match count.text.parse() {
+        Ok(days) if !id.is_empty() && (1..=SNOOZE_DAYS_MAX).contains(&days) => {
+            Ok(Command::Snooze(joined(id), days))
+        }
+        _ => Err(syntax_error(&count.text)),
+    }
 }
 
 fn show(name: &str) -> Result<Command, Report> {
@@ -329,6 +356,10 @@ mod tests {
             ("explain 0123e4567890abcd", Command::Explain("0123e4567890abcd".to_owned())),
             ("EXPLAIN 'a123e4567890abcd'", Command::Explain("a123e4567890abcd".to_owned())),
             ("dismiss 1f00", Command::Dismiss("1f00".to_owned())),
+            ("snooze 1f00", Command::Snooze("1f00".to_owned(), 7)),
+            ("SNOOZE '1f00' FOR 30 days", Command::Snooze("1f00".to_owned(), 30)),
+            ("snooze 12e4f for 1 day", Command::Snooze("12e4f".to_owned(), 1)),
+            ("reopen 1f00", Command::Reopen("1f00".to_owned())),
             ("reset statistics", Command::ResetStatistics),
             ("reset all", Command::Nothing("RESET")),
             ("flush cache", Command::FlushCache(None)),
@@ -354,6 +385,8 @@ mod tests {
             ("show why", "syntax error at or near \"why\"", Some("SHOW HELP")),
             ("show why select", "syntax error at or near \"show\"", Some("SHOW HELP")),
             ("show why 'select' a b", "syntax error at or near \"b\"", Some("SHOW HELP")),
+            ("snooze '1f00' for 0 days", "syntax error at or near \"0\"", Some("SHOW HELP")),
+            ("snooze for 3 days", "syntax error at or near \"3\"", Some("SHOW HELP")),
             ("flush", "syntax error at or near \"flush\"", Some("SHOW HELP")),
             ("flush cache a.b.c", "syntax error at or near \".\"", Some("SHOW HELP")),
             ("pause a b", "syntax error at or near \"b\"", Some("SHOW HELP")),

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ahash::HashMap;
 
@@ -15,6 +15,7 @@ use super::show;
 use super::snapshot::{self, Averages, STATS_PERIOD};
 use super::table::{Formats, Table};
 use super::{Commands, cache, explain, transactions, why};
+use crate::advice::entry::Decision;
 use crate::client::{Console, ConsoleSession, Proxy, Signal};
 use crate::control::Advisor;
 use crate::net::Connection;
@@ -374,8 +375,19 @@ impl Session {
             | Command::Transactions
             | Command::Explain(_)
             | Command::Variable(..) => "SHOW",
-            Command::Dismiss(id) => match explain::dismiss(&proxy, id) {
+            Command::Dismiss(id) => match explain::decide(&proxy, id, Decision::Dismiss) {
                 Ok(()) => "DISMISS",
+                Err(report) => return Ok(Err(report)),
+            },
+            Command::Snooze(id, days) => {
+                let until = SystemTime::now() + Duration::from_secs(u64::from(*days) * 86_400);
+                match explain::decide(&proxy, id, Decision::Snooze(until)) {
+                    Ok(()) => "SNOOZE",
+                    Err(report) => return Ok(Err(report)),
+                }
+            }
+            Command::Reopen(id) => match explain::decide(&proxy, id, Decision::Reopen) {
+                Ok(()) => "REOPEN",
                 Err(report) => return Ok(Err(report)),
             },
             Command::ResetStatistics => {

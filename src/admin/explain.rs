@@ -1,6 +1,7 @@
-//! EXPLAIN: the plan of a shape that somebody asks for, on demand; and DISMISS.
+//! EXPLAIN: the plan of a shape that somebody asks for, on demand; and what somebody says to a piece of advice.
 
 use super::table::{ColumnType, Table, row};
+use crate::advice::entry::Decision;
 use crate::client::Proxy;
 use crate::control::Advisor;
 use crate::pg::SqlState;
@@ -34,9 +35,9 @@ pub(super) async fn explain(
     Ok(table)
 }
 
-/// Somebody does not want to see a piece of advice.
-pub(super) fn dismiss(proxy: &Proxy, id: &str) -> Result<(), Report> {
-    let is_known = proxy.insight.as_ref().is_some_and(|insight| insight.state().plans.dismiss(id));
+/// DISMISS, SNOOZE, REOPEN
+pub(super) fn decide(proxy: &Proxy, id: &str, decision: Decision) -> Result<(), Report> {
+    let is_known = proxy.insight.as_ref().is_some_and(|insight| insight.state().plans.decide(id, decision));
     if is_known {
         return Ok(());
     }

@@ -6,14 +6,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::admin::table::{ColumnType, Table, row};
-use crate::advice::book::{COLUMNS, State as Advised};
+use crate::advice::entry::{COLUMNS, State as Advised};
 use crate::client::Proxy;
 use crate::insight::entry::{without_strings, without_values};
 use crate::insight::histogram::Histogram;
 use crate::insight::patterns::Pattern;
 use crate::insight::plans::Analyzed;
 use crate::insight::routes::Route;
-use crate::insight::state::{Counts, State};
+use crate::insight::state::{Counts, Marker, State};
 use crate::insight::statistics::{MINUTES, Shape};
 use ColumnType::{Int8, Text};
 
@@ -62,6 +62,9 @@ pub(super) struct ExplainedView {
     pub(super) advice: Vec<String>,
     pub(super) no_index: Option<String>,
     pub(super) error: Option<String>,
+    /// The plan as text, without values, and the one with the indexes that are advised, if the planner was asked.
+    pub(super) plan: Option<String>,
+    pub(super) plan_advised: Option<String>,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share to look at")]
@@ -87,12 +90,16 @@ fn query(shape: &Shape, analyzed: Option<&Analyzed>, minute: u32, now: Instant) 
                 .as_ref()
                 .map(|(reason, detail)| format!("{}: {}", reason.as_str(), without_strings(detail))),
             error: None,
+            plan: verdict.plan_text.clone(),
+            plan_advised: verdict.advice.iter().find_map(|advice| advice.proof.as_ref()?.plan_after.clone()),
         },
         Err(error) => ExplainedView {
             findings: Vec::new(),
             advice: Vec::new(),
             no_index: None,
             error: Some(error.clone()),
+            plan: None,
+            plan_advised: None,
         },
     });
     QueryView {
@@ -141,6 +148,14 @@ fn top(state: &State, limit: usize, now: Instant) -> Vec<QueryView> {
     views
 }
 
+fn marker_json(marker: &Marker, now: Instant) -> Value {
+    json!({
+        "what": &*marker.what,
+        "database": &*marker.database,
+        "seconds_ago": now.saturating_duration_since(marker.at).as_secs_f64(),
+    })
+}
+
 /// `/api/v1/queries`
 pub(super) fn queries(proxy: &Proxy, limit: usize) -> Value {
     let Some(insight) = &proxy.insight else { return json!({ "enabled": false }) };
@@ -151,6 +166,7 @@ pub(super) fn queries(proxy: &Proxy, limit: usize) -> Value {
         "since_seconds": now.saturating_duration_since(state.statistics.since).as_secs_f64(),
         "shapes": state.statistics.len(),
         "evicted": state.statistics.evicted,
+        "markers": state.markers.iter().map(|marker| marker_json(marker, now)).collect::<Vec<_>>(),
         "queries": top(&state, limit, now),
     })
 }
@@ -221,7 +237,7 @@ pub(super) fn routes(proxy: &Proxy) -> Value {
 pub(super) fn advice(proxy: &Proxy) -> Value {
     let Some(insight) = &proxy.insight else { return json!({ "enabled": false }) };
     let state = insight.state();
-    let entry = |(database, entry): (std::sync::Arc<str>, &crate::advice::book::Entry)| {
+    let entry = |(database, entry): (std::sync::Arc<str>, &crate::advice::entry::Entry)| {
         let mut value = entry.to_json();
         value["database"] = json!(&*database);
         value

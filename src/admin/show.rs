@@ -28,6 +28,8 @@ SHOW ADVICE                 indexes that slow statements lack
 SHOW TRANSACTIONS           who is in a transaction, pinned, or waits for a lock
 EXPLAIN fingerprint         the plan of a shape, and what its analysis comes to
 DISMISS id                  show a piece of advice last
+SNOOZE id [FOR n DAYS]      the same, for a week or so many days
+REOPEN id                   neither, after all
 RESET STATISTICS            begin the statistics of statements anew
 SHOW WHY 'SQL' [database]   what a statement does, where it would go now, and why
 RELOAD                      read the configuration anew
@@ -765,6 +767,11 @@ fn values(settings: &Settings) -> Vec<(&'static str, String, bool)> {
         ("insight.explain", insight.explain.as_str().to_owned(), false),
         ("insight.explain_per_minute", insight.explain_per_minute.to_string(), false),
         ("insight.explain_writes", word(insight.explain_writes), false),
+        (
+            "insight.advice_file",
+            insight.advice_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            false,
+        ),
         ("slow_log.file", slow_log.shown_output(), true),
         ("slow_log.threshold", time(Some(slow_log.threshold)), true),
         ("slow_log.databases", names(slow_log.databases.keys().collect()), true),

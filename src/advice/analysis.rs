@@ -10,7 +10,7 @@ use super::plan::Node;
 use super::predicates::{Access, Test, accesses};
 use super::probes::{self, Probe};
 use super::schema::{Schema, Table};
-use super::verdict::{self, Advice, Confidence, Kind, Proof, Verdict};
+use super::verdict::{self, Advice, Confidence, Kind, Proof, Tool, Verdict};
 
 /// What is known of a statement once its plan was read.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ impl<'a> Analysis<'a> {
         let mut advice: Vec<Advice> = explain_why::stale(&self.accesses, self.schema);
         for &at in chosen.map(|trial| trial.set.as_slice()).unwrap_or_default() {
             let candidate = &self.candidates[at];
-            let is_model = proof.tool != "hypopg" || !candidate.method.is_hypothetical();
+            let is_model = proof.tool != Tool::HypoPg || !candidate.method.is_hypothetical();
             let confidence = if is_model { Confidence::Unproven } else { confidence };
             let index = self.index_advice(candidate, proof, confidence);
             // The partitions of one table come to one index.
@@ -123,7 +123,8 @@ impl<'a> Analysis<'a> {
                 advice.extend(explain_why::rewrites(&self.accesses, self.schema));
             }
         }
-        Verdict { advice, no_index, findings, cost: self.plan.total_cost, plan: None, rows_read: 0.0 }
+        let cost = self.plan.total_cost;
+        Verdict { advice, no_index, findings, cost, plan: None, plan_text: None, rows_read: 0.0 }
     }
 
     fn index_advice(&self, candidate: &Candidate, proof: &Proof, confidence: Confidence) -> Option<Advice> {
@@ -223,6 +224,7 @@ fn variants(table: &Table, candidate: &Candidate) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::advice::plan_text::plan_text;
     use crate::advice::schema::{ColumnFacts, Index, IndexKey, Server, TableName};
     use crate::advice::verdict::NoIndex;
 
@@ -289,11 +291,11 @@ mod tests {
             choice.record(Trial { set, cost, is_used: true, bytes: 1.0 });
         }
         let proof = Proof {
-            tool: "statistics",
+            tool: Tool::Statistics,
             cost_before: plan.total_cost,
             cost_after: choice.best_cost().unwrap_or(plan.total_cost),
             samples: 1,
-            plan_before: plan.outline(),
+            plan_before: plan_text(&plan),
             plan_after: None,
         };
         let verdict = analysis.verdict(choice.chosen(), choice.best_cost(), &proof, Confidence::Proven, None);

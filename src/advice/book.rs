@@ -1,183 +1,21 @@
-//! The advice that stands, for the console, the API and the dashboard: merged across shapes, bounded, with what people
-//! and measurements made of it. And the budget of analyses, so that looking for advice never becomes the load.
+//! The advice that stands, for the console, the API and the dashboard: merged across shapes, bounded, and told from what
+//! people and measurements made of it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use serde_json::{Value, json};
+use std::time::SystemTime;
 
 use super::candidates::{Candidate, bare, covers_keys};
-use super::identifier::quoted;
+use super::entry::{Decision, Entry, GAIN_MIN, State};
 use super::load::{Load, Loads};
-use super::merge::{Merged, Served, merge};
+use super::merge::{Served, merge};
 use super::schema::{Index, TableName};
 use super::verdict::Advice;
 
-/// Analyses that may be begun in a minute.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Budget {
-    per_minute: u32,
-    /// When the next one may begin, if the last ones came at an even pace.
-    next: Option<Instant>,
-}
-
-impl Budget {
-    /// As many in a minute, evenly.
-    pub fn new(per_minute: u32) -> Self {
-        Self { per_minute, next: None }
-    }
-
-    /// Whether one may begin now; if so it counts. A quarter of a minute's may come at once.
-    pub fn take(&mut self, now: Instant) -> bool {
-        if self.per_minute == 0 {
-            return false;
-        }
-        let pace = Duration::from_secs(60) / self.per_minute;
-        let next = self.next.map_or(now, |next| next.max(now));
-        if next.duration_since(now) > pace * (self.per_minute / 4) {
-            return false;
-        }
-        self.next = Some(next + pace);
-        true
-    }
-}
-
-/// What became of a piece of advice.
-#[derive(Clone, Debug, PartialEq)]
-pub enum State {
-    /// Nobody has acted on it.
-    Open,
-    /// Somebody does not want to see it.
-    Dismissed,
-    /// The index is there; by how much its statements became faster is not known yet.
-    Built {
-        /// Its name.
-        index: String,
-    },
-    /// The index is there, and they became faster so many times.
-    Verified {
-        /// Its name.
-        index: String,
-        /// Below [`GAIN_MIN`]: it brought nothing, and may be dropped.
-        times: f64,
-    },
-}
-
-/// An index is worth having if its statements are so many times faster with it.
-const GAIN_MIN: f64 = 1.2;
-
-/// Executions with an index that say what it brings, and those after which that stands.
+/// Executions with an index that say what it brings, those that say that it brings nothing, and those after which that
+/// stands: the first ones find cold pages, and a busy machine makes a few of them slow, so nobody is told in haste to drop it.
 const CALLS_MIN: u64 = 5;
+const CALLS_NO_GAIN_MIN: u64 = 50;
 const CALLS_MAX: u64 = 1000;
-
-impl State {
-    /// The word in the console and the API.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Dismissed => "dismissed",
-            Self::Built { .. } => "built",
-            Self::Verified { times, .. } if *times < GAIN_MIN => "no_gain",
-            Self::Verified { .. } => "verified",
-        }
-    }
-}
-
-/// One entry.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
-    /// The advice, with the statements it serves.
-    pub merged: Merged,
-    /// When it was first given.
-    pub first_seen: SystemTime,
-    /// When an analysis last came to it.
-    pub last_seen: SystemTime,
-    /// What became of it.
-    pub state: State,
-    /// The last analyses still come to it.
-    is_advised: bool,
-    /// What its statements take, with and without it.
-    loads: Loads,
-}
-
-impl Entry {
-    /// For the API: the advice of [`Advice::to_json`] with its history.
-    pub fn to_json(&self) -> Value {
-        let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut value = self.merged.to_json();
-        if let Some(object) = value.as_object_mut() {
-            object.insert("first_seen".to_owned(), json!(seconds(self.first_seen)));
-            object.insert("last_seen".to_owned(), json!(seconds(self.last_seen)));
-            object.insert("state".to_owned(), json!(self.state.as_str()));
-            object.insert("confidence".to_owned(), json!(self.confidence()));
-            if let State::Verified { times, .. } = self.state {
-                object.insert("measured_speedup".to_owned(), json!((times * 10.0).round() / 10.0));
-                object.insert("measured".to_owned(), json!(self.measured()));
-                object.insert("drop_ddl".to_owned(), json!(self.drop_ddl()));
-            }
-        }
-        value
-    }
-
-    /// Why it is believed: best of all, because it was measured.
-    fn confidence(&self) -> &'static str {
-        if self.state.as_str() == "verified" { "verified" } else { self.merged.advice.confidence.as_str() }
-    }
-
-    /// What was measured, in words; empty: nothing yet.
-    pub fn measured(&self) -> String {
-        match &self.state {
-            State::Verified { times, .. } if *times < GAIN_MIN => "no gain: drop it?".to_owned(),
-            State::Verified { times, .. } if *times < 10.0 => format!("x{times:.1} measured"),
-            State::Verified { times, .. } => format!("x{times:.0} measured"),
-            State::Open | State::Dismissed | State::Built { .. } => String::new(),
-        }
-    }
-
-    /// The statement that takes an index away again which has brought nothing.
-    pub fn drop_ddl(&self) -> Option<String> {
-        let State::Verified { index, times } = &self.state else { return None };
-        let schema = quoted(&self.merged.advice.table.0);
-        (*times < GAIN_MIN).then(|| format!("DROP INDEX CONCURRENTLY {schema}.{}", quoted(index)))
-    }
-
-    /// For SHOW ADVICE, in the order of [`COLUMNS`].
-    pub fn row(&self) -> [String; COLUMNS.len()] {
-        let advice = &self.merged.advice;
-        [
-            advice.id(),
-            advice.kind.as_str().to_owned(),
-            format!("{}.{}", advice.table.0, advice.table.1),
-            self.confidence().to_owned(),
-            advice.speedup().map(|times| format!("{times:.1}")).unwrap_or_default(),
-            format!("{:.0}", self.merged.saves_ms_per_hour),
-            format!("{:.0}", advice.bytes),
-            format!("{:.1}", advice.writes_per_minute),
-            self.merged.serves.join(","),
-            self.state.as_str().to_owned(),
-            self.measured(),
-            self.drop_ddl().unwrap_or_else(|| advice.ddl.clone()),
-            advice.reason.clone(),
-        ]
-    }
-}
-
-/// The columns of SHOW ADVICE.
-pub const COLUMNS: [&str; 13] = [
-    "id",
-    "kind",
-    "table",
-    "confidence",
-    "speedup",
-    "saves_ms_per_hour",
-    "bytes",
-    "writes_per_minute",
-    "queries",
-    "state",
-    "measured",
-    "ddl",
-    "reason",
-];
 
 /// All advice of one database.
 #[derive(Clone, Debug)]
@@ -239,10 +77,37 @@ impl Book {
         self.entries = entries;
     }
 
-    /// Somebody does not want to see it. `false`: there is no such advice.
-    pub fn dismiss(&mut self, id: &str) -> bool {
-        let entry = self.entries.get_mut(id);
-        entry.map(|entry| entry.state = State::Dismissed).is_some()
+    /// What somebody says to a piece of advice. `false`: there is no such.
+    pub fn decide(&mut self, id: &str, decision: Decision) -> bool {
+        let Some(entry) = self.entries.get_mut(id) else { return false };
+        match decision {
+            Decision::Dismiss => entry.state = State::Dismissed,
+            Decision::Snooze(until) => entry.state = State::Snoozed(until),
+            Decision::Reopen if entry.state.is_hidden() => entry.state = State::Open,
+            Decision::Reopen => {}
+        }
+        true
+    }
+
+    /// What was put off until now is open again.
+    pub fn wake(&mut self, now: SystemTime) {
+        for entry in self.entries.values_mut() {
+            if matches!(entry.state, State::Snoozed(until) if until <= now) {
+                entry.state = State::Open;
+            }
+        }
+    }
+
+    /// What is to be known after the next start: all that somebody has decided, built or measured.
+    pub fn kept(&self, load: impl Fn(&str) -> Option<Load>) -> Vec<Entry> {
+        let kept = self.entries.values().filter(|entry| entry.state != State::Open);
+        kept.map(|entry| Entry { loads: entry.loads.carried(&load), ..entry.clone() }).collect()
+    }
+
+    /// Takes in what [`Self::kept`] gave before.
+    pub fn restore(&mut self, kept: Vec<Entry>) {
+        let kept = kept.into_iter().take(self.shapes_max);
+        self.entries.extend(kept.map(|entry| (entry.merged.advice.id(), entry)));
     }
 
     /// Tables of which it is to be known which indexes they have. `is_doubted`: something has changed; else those are left
@@ -251,7 +116,7 @@ impl Book {
         let is_watched = |entry: &&Entry| match entry.state {
             State::Open | State::Built { .. } => true,
             State::Verified { .. } => is_doubted,
-            State::Dismissed => false,
+            State::Dismissed | State::Snoozed(_) => false,
         };
         let watched = self.entries.values().filter(is_watched);
         let mut tables: Vec<TableName> =
@@ -293,7 +158,8 @@ impl Book {
                     entry.state = State::Open;
                     changed.extend(entry.merged.serves.iter().cloned());
                 }
-                (State::Dismissed, _) | (State::Built { .. } | State::Verified { .. }, Some(_)) => {}
+                (State::Dismissed | State::Snoozed(_), _)
+                | (State::Built { .. } | State::Verified { .. }, Some(_)) => {}
             }
         }
         self.entries.retain(|_, entry| entry.is_advised || entry.state != State::Open);
@@ -307,7 +173,8 @@ impl Book {
             let before = entry.state.as_str();
             let (State::Built { index } | State::Verified { index, .. }) = &entry.state else { continue };
             let Some((calls, times)) = entry.loads.times(&load) else { continue };
-            if calls < CALLS_MIN || calls > CALLS_MAX && before != "built" {
+            let calls_min = if times < GAIN_MIN { CALLS_NO_GAIN_MIN } else { CALLS_MIN };
+            if calls < calls_min || calls > CALLS_MAX && before != "built" {
                 continue;
             }
             entry.state = State::Verified { index: index.clone(), times };
@@ -328,9 +195,8 @@ impl Book {
         let is_shown = |entry: &&Entry| entry.is_advised || entry.state != State::Open;
         let mut entries: Vec<&Entry> = self.entries.values().filter(is_shown).collect();
         entries.sort_by(|a, b| {
-            let dismissed = |entry: &Entry| entry.state == State::Dismissed;
             let by_time = b.merged.saves_ms_per_hour.total_cmp(&a.merged.saves_ms_per_hour);
-            dismissed(a).cmp(&dismissed(b)).then(by_time)
+            a.state.is_hidden().cmp(&b.state.is_hidden()).then(by_time)
         });
         entries
     }
@@ -344,10 +210,12 @@ fn covers(index: &Index, candidate: &Candidate) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
     use crate::advice::candidates::{Candidate, Method};
     use crate::advice::schema::IndexKey;
-    use crate::advice::verdict::{Confidence, Kind, Proof, ddl};
+    use crate::advice::verdict::{Confidence, Kind, Proof, Tool, ddl};
 
     fn advice(columns: &[&str]) -> Advice {
         let key = |column: &&str| IndexKey { expression: (*column).to_owned(), ..IndexKey::default() };
@@ -355,7 +223,7 @@ mod tests {
         let keys = columns.iter().map(key).collect();
         let index = Candidate { table: table.clone(), method: Method::Btree, keys, predicate: None };
         let proof = Proof {
-            tool: "hypopg",
+            tool: Tool::HypoPg,
             cost_before: 100.0,
             cost_after: 10.0,
             samples: 1,
@@ -399,10 +267,58 @@ mod tests {
         let mut book = Book::new(10);
         book.record(served("one"), vec![advice(&["a"])], UNIX_EPOCH);
         let id = book.entries()[0].merged.advice.id();
-        assert!(book.dismiss(&id) && !book.dismiss("no such"));
+        assert!(book.decide(&id, Decision::Dismiss) && !book.decide("no such", Decision::Dismiss));
         book.record(served("one"), vec![advice(&["a"])], UNIX_EPOCH + Duration::from_secs(60));
         assert_eq!(book.entries()[0].state, State::Dismissed);
         assert_eq!(book.entries()[0].first_seen, UNIX_EPOCH);
+        assert!(book.decide(&id, Decision::Reopen));
+        assert_eq!(book.entries()[0].state, State::Open);
+    }
+
+    #[test]
+    fn what_was_put_off_comes_back() {
+        let later = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut book = Book::new(10);
+        book.record(served("one"), vec![advice(&["a"])], UNIX_EPOCH);
+        let id = book.entries()[0].merged.advice.id();
+        assert!(book.decide(&id, Decision::Snooze(later(60))));
+        book.wake(later(59));
+        book.record(served("one"), vec![advice(&["a"])], later(59));
+        assert_eq!(book.entries()[0].state.as_str(), "snoozed");
+        book.wake(later(60));
+        assert_eq!(book.entries()[0].state.as_str(), "open");
+    }
+
+    #[test]
+    fn a_restart_forgets_no_decision_and_no_measurement() {
+        let load = |calls: u64, ms: f64| move |_: &str| Some(Load { calls, ms });
+        let mut book = Book::new(10);
+        for name in ["a", "b", "c"] {
+            book.record(served(name), vec![advice(&[name])], UNIX_EPOCH);
+        }
+        let id = |book: &Book, column: &str| {
+            let is_of = |entry: &&&Entry| entry.merged.serves == [column];
+            book.entries().iter().find(is_of).map(|entry| entry.merged.advice.id()).unwrap()
+        };
+        let dismissed = id(&book, "b");
+        book.decide(&dismissed, Decision::Dismiss);
+        book.seen(&indexes(&["a"]), load(100, 1000.0));
+        book.measure(load(110, 1005.0));
+
+        let kept = book.kept(load(110, 1005.0));
+        let text = serde_json::to_string(&kept).unwrap();
+        let mut book = Book::new(10);
+        book.restore(serde_json::from_str(&text).unwrap());
+        let rows: Vec<_> =
+            book.entries().iter().map(|entry| (entry.row()[9].clone(), entry.measured())).collect();
+        let expected = [("verified", "x20 measured"), ("dismissed", "")];
+        assert_eq!(rows, expected.map(|(state, measured)| (state.to_owned(), measured.to_owned())));
+        // Another five executions do not outweigh the ten before.
+        book.seen(&indexes(&["a"]), load(0, 0.0));
+        book.measure(load(5, 10.0));
+        assert_eq!(book.entries()[0].measured(), "x10 measured");
+        book.record(served("b"), vec![advice(&["b"])], UNIX_EPOCH);
+        assert_eq!(book.get(&dismissed).unwrap().state, State::Dismissed);
     }
 
     /// The table has indexes on these columns.
@@ -419,12 +335,13 @@ mod tests {
 
     #[test]
     fn an_index_that_was_built_is_measured() {
-        for (after_ms, state, measured, ddl) in [
-            (0.5, "verified", "x20 measured", "CREATE INDEX CONCURRENTLY t_a_idx ON public.t (a)"),
-            (4.0, "verified", "x2.5 measured", "CREATE INDEX CONCURRENTLY t_a_idx ON public.t (a)"),
-            (9.0, "no_gain", "no gain: drop it?", "DROP INDEX CONCURRENTLY public.t_a_idx"),
+        for (after_ms, calls_min, state, measured, ddl) in [
+            (0.5, 5, "verified", "x20 measured", "CREATE INDEX CONCURRENTLY t_a_idx ON public.t (a)"),
+            (4.0, 5, "verified", "x2.5 measured", "CREATE INDEX CONCURRENTLY t_a_idx ON public.t (a)"),
+            (9.0, 50, "no_gain", "no gain: drop it?", "DROP INDEX CONCURRENTLY public.t_a_idx"),
         ] {
             let load = |calls: u64, ms: f64| move |_: &str| Some(Load { calls, ms });
+            let after = |calls: u32| load(150 + u64::from(calls), 1020.0 + f64::from(calls) * after_ms);
             let mut book = Book::new(10);
             book.record(served("one"), vec![advice(&["a"])], UNIX_EPOCH);
             book.seen(&indexes(&["b"]), load(100, 1000.0));
@@ -435,9 +352,9 @@ mod tests {
             // What ran between the two looks counts neither way.
             book.seen(&indexes(&["a"]), load(150, 1020.0));
             assert_eq!(book.entries()[0].state.as_str(), "built");
-            assert!(book.measure(load(154, 1020.0 + 4.0 * after_ms)).is_empty(), "four are too few");
-            assert_eq!(book.measure(load(160, 1020.0 + 10.0 * after_ms)).len(), 1);
-            assert!(book.measure(load(170, 1020.0 + 20.0 * after_ms)).is_empty(), "that is no news");
+            assert!(book.measure(after(calls_min - 1)).is_empty(), "one more is needed");
+            assert_eq!(book.measure(after(calls_min)).len(), 1);
+            assert!(book.measure(after(calls_min + 10)).is_empty(), "that is no news");
             let row = book.entries()[0].row();
             assert_eq!((&*row[9], &*row[10], &*row[11]), (state, measured, ddl));
             assert!(book.watched(false).is_empty() && book.watched(true).len() == 1);
@@ -466,15 +383,5 @@ mod tests {
             book.record(served(&at.to_string()), vec![advice(&[&format!("c{at}")])], UNIX_EPOCH);
         }
         assert_eq!(book.entries().len(), 2);
-    }
-
-    #[test]
-    fn the_budget_is_kept() {
-        #[expect(clippy::disallowed_methods, reason = "an Instant is had in no other way")]
-        let now = Instant::now();
-        let mut budget = Budget::new(60);
-        let begun = (0..600).filter(|second| budget.take(now + Duration::from_millis(second * 100))).count();
-        assert!((60..=76).contains(&begun), "{begun} in a minute");
-        assert!(!Budget::new(0).take(now));
     }
 }

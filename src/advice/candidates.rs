@@ -1,12 +1,14 @@
 //! Which indexes could serve a plan's relations: in each the equalities first, most selective ahead, then one range or
 //! the order (manual, 11.3 Multicolumn Indexes).
 
+use serde::{Deserialize, Serialize};
+
 use super::identifier::quoted;
 use super::predicates::{Access, Order, Predicate, Target, Test};
 use super::schema::{Index, IndexKey, Schema, Table, TableName};
 
 /// An index that does not exist yet.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Candidate {
     /// Its table.
     pub table: TableName,
@@ -19,7 +21,7 @@ pub struct Candidate {
 }
 
 /// Index access methods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Method {
     /// B-tree
     Btree,

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// How often a statement ran on servers so far, and how long that took.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Load {
     /// Executions.
     pub calls: u64,
@@ -31,10 +33,14 @@ impl Load {
         }
         Self { calls: self.calls - earlier.calls, ms: (self.ms - earlier.ms).max(0.0) }
     }
+
+    fn and(self, other: Self) -> Self {
+        Self { calls: self.calls + other.calls, ms: self.ms + other.ms }
+    }
 }
 
 /// One statement.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Sides {
     /// Its mean without the index.
     mean_ms: f64,
@@ -42,10 +48,19 @@ struct Sides {
     opened: Option<Load>,
     /// Its sum when the index was first there.
     begun: Option<Load>,
+    /// What it took with the index before the last start.
+    earlier: Load,
+}
+
+impl Sides {
+    /// What it took with the index.
+    fn with(&self, now: Option<Load>) -> Option<Load> {
+        Some(now.unwrap_or_default().since(self.begun?).and(self.earlier))
+    }
 }
 
 /// The statements of one index.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Loads(BTreeMap<String, Sides>);
 
 impl Loads {
@@ -71,16 +86,32 @@ impl Loads {
     /// The index is there from now on.
     pub fn begin(&mut self, names: &[String], load: impl Fn(&str) -> Option<Load>) {
         for name in names {
-            self.0.entry(name.clone()).or_default().begun = Some(load(name).unwrap_or_default());
+            let sides = self.0.entry(name.clone()).or_default();
+            (sides.begun, sides.earlier) = (Some(load(name).unwrap_or_default()), Load::default());
         }
+    }
+
+    /// The same for the next start, with which the sums begin anew.
+    #[must_use]
+    pub fn carried(&self, load: impl Fn(&str) -> Option<Load>) -> Self {
+        let carried = |(name, sides): (&String, &Sides)| {
+            let with = sides.with(load(name));
+            let carried = Sides {
+                mean_ms: sides.mean_ms,
+                opened: None,
+                begun: with.map(|_| Load::default()),
+                earlier: with.unwrap_or_default(),
+            };
+            (name.clone(), carried)
+        };
+        Self(self.0.iter().map(carried).collect())
     }
 
     /// How many executions there were since, and how many times faster they are.
     pub fn times(&self, load: impl Fn(&str) -> Option<Load>) -> Option<(u64, f64)> {
         let (mut calls, mut before, mut after) = (0, 0.0, 0.0);
         for (name, sides) in &self.0 {
-            let (Some(begun), Some(now)) = (sides.begun, load(name)) else { continue };
-            let since = now.since(begun);
+            let Some(since) = sides.with(load(name)) else { continue };
             if sides.mean_ms > 0.0 {
                 #[expect(clippy::cast_precision_loss, reason = "a mean")]
                 let count = since.calls as f64;
@@ -117,6 +148,24 @@ mod tests {
         assert_eq!(loads.times(of(1030, 1510.0)), Some((10, 40.0)));
         // Statistics were reset.
         assert_eq!(loads.times(of(5, 10.0)), Some((5, 20.0)));
+    }
+
+    #[test]
+    fn a_restart_goes_on_counting() {
+        let names = ["one".to_owned()];
+        let mut loads = Loads::default();
+        loads.learn([("one", 10.0)].into_iter());
+        loads.begin(&names, of(100, 1000.0));
+        let first = loads.carried(of(110, 1010.0));
+        assert_eq!(first.times(|_| None), Some((10, 10.0)));
+        // The sums begin at nothing, and pass where they stood before.
+        assert_eq!(first.times(of(190, 390.0)), Some((200, 5.0)));
+        let second = first.carried(of(190, 390.0));
+        assert_eq!(second.times(of(0, 0.0)), Some((200, 5.0)));
+        // Not begun is not begun.
+        let mut open = Loads::default();
+        open.learn([("one", 10.0)].into_iter());
+        assert_eq!(open.carried(of(9, 9.0)).times(of(9, 9.0)), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The advice for many statements, brought together: the fewest indexes that serve all of them, ranked by the time they
 //! save.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::candidates::{Candidate, Method};
@@ -18,7 +19,7 @@ pub struct Served {
 }
 
 /// One piece of advice for all statements that it serves.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Merged {
     /// The advice, for the statement that saves most.
     pub advice: Advice,

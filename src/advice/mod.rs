@@ -10,10 +10,12 @@
 
 pub mod analysis;
 pub mod book;
+pub mod budget;
 pub mod candidates;
 pub mod condition;
 pub mod choice;
 pub mod effort;
+pub mod entry;
 pub mod explain_why;
 pub mod identifier;
 pub mod immutable;
@@ -24,6 +26,7 @@ pub mod model;
 pub mod paths;
 pub mod pattern;
 pub mod plan;
+pub mod plan_text;
 pub mod predicates;
 pub mod probes;
 pub mod samples;

@@ -188,20 +188,6 @@ impl Node {
         self.walk(&mut |node| names.extend(node.index.as_deref()));
         names
     }
-
-    /// The joins, scans and their indexes in one line, to tell one plan from another.
-    pub fn outline(&self) -> String {
-        let mut out = String::new();
-        self.walk(&mut |node| {
-            out.push_str(&node.label);
-            for name in [Some(node.alias.as_str()), node.index.as_deref()].into_iter().flatten() {
-                out.push(' ');
-                out.push_str(name);
-            }
-            out.push_str("; ");
-        });
-        out
-    }
 }
 
 fn kind(label: &str) -> NodeKind {

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Schema and name.
 pub type TableName = (String, String);
 
@@ -166,7 +168,7 @@ pub struct Index {
 }
 
 /// One key of an index.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct IndexKey {
     /// A column as SQL writes it, or an expression.
     pub expression: String,

@@ -2,6 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::candidates::{Candidate, Method};
@@ -9,7 +10,7 @@ use super::identifier::quoted;
 use super::schema::{IndexKey, TableName};
 
 /// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// CREATE INDEX
     CreateIndex,
@@ -40,7 +41,7 @@ impl Kind {
 }
 
 /// Why it is believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Confidence {
     /// The planner took the hypothetical index, with the values of real executions.
     Proven,
@@ -64,25 +65,44 @@ impl Confidence {
     }
 }
 
+/// Who says what a plan would cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tool {
+    /// The planner, with an index that HypoPG pretends.
+    HypoPg,
+    /// The model in `advice::model`, from the statistics.
+    Statistics,
+}
+
+impl Tool {
+    /// The word in the API and the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HypoPg => "hypopg",
+            Self::Statistics => "statistics",
+        }
+    }
+}
+
 /// How the gain was found out.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Proof {
-    /// `hypopg` or `statistics`.
-    pub tool: &'static str,
+    /// Who says so.
+    pub tool: Tool,
     /// The plan's cost now.
     pub cost_before: f64,
     /// With all indexes that are advised for the statement.
     pub cost_after: f64,
     /// Executions whose plans were compared.
     pub samples: usize,
-    /// The plan now, in one line.
+    /// The plan now, as text without values.
     pub plan_before: String,
-    /// The plan with the indexes, if the planner was asked.
+    /// The plan with the indexes, likewise, if the planner was asked.
     pub plan_after: Option<String>,
 }
 
 /// One piece of advice.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Advice {
     /// What to do.
     pub kind: Kind,
@@ -139,7 +159,7 @@ impl Advice {
         let index = self.index.as_ref();
         let proof = self.proof.as_ref().map(|proof| {
             json!({
-                "tool": proof.tool,
+                "tool": proof.tool.as_str(),
                 "cost_before": rounded(proof.cost_before),
                 "cost_after": rounded(proof.cost_after),
                 "samples": proof.samples,
@@ -237,6 +257,8 @@ pub struct Verdict {
     pub cost: f64,
     /// The plan, as EXPLAIN (FORMAT JSON) gave it, with the values of the first sample.
     pub plan: Option<String>,
+    /// The same as text, without values.
+    pub plan_text: Option<String>,
     /// Rows that one execution reads, by the plan.
     pub rows_read: f64,
 }
@@ -245,7 +267,15 @@ impl Verdict {
     /// Nothing, for a reason.
     pub fn nothing(reason: NoIndex, detail: impl Into<String>) -> Self {
         let no_index = Some((reason, detail.into()));
-        Self { advice: Vec::new(), no_index, findings: Vec::new(), cost: 0.0, plan: None, rows_read: 0.0 }
+        Self {
+            advice: Vec::new(),
+            no_index,
+            findings: Vec::new(),
+            cost: 0.0,
+            plan: None,
+            plan_text: None,
+            rows_read: 0.0,
+        }
     }
 
     /// Whether an index is advised.

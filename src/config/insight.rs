@@ -31,6 +31,8 @@ pub struct InsightSettings {
     pub explain_per_minute: u32,
     /// Also UPDATE and DELETE, on the primary.
     pub explain_writes: bool,
+    /// Where it is kept what became of advice, for the next start; `None`: nowhere.
+    pub advice_file: Option<PathBuf>,
 }
 
 impl Default for InsightSettings {
@@ -44,6 +46,7 @@ impl Default for InsightSettings {
             explain: ExplainOn::Replica,
             explain_per_minute: 10,
             explain_writes: false,
+            advice_file: None,
         }
     }
 }
@@ -180,6 +183,7 @@ const PARAMETERS: [(&str, LogParameters); 3] =
 pub(super) fn insight(mut section: Section<'_>) -> InsightSettings {
     let default = InsightSettings::default();
     let per_minute = section.read("explain_per_minute", number(0..=600));
+    let advice_file = section.written("advice_file", optional_text);
     let insight = InsightSettings {
         enabled: section.read("enabled", boolean).unwrap_or(default.enabled),
         shapes_max: section.read("shapes_max", number(10..=100_000)).unwrap_or(default.shapes_max),
@@ -191,6 +195,7 @@ pub(super) fn insight(mut section: Section<'_>) -> InsightSettings {
             .and_then(|count| u32::try_from(count).ok())
             .unwrap_or(default.explain_per_minute),
         explain_writes: section.read("explain_writes", boolean).unwrap_or(default.explain_writes),
+        advice_file: advice_file.and_then(|file| Some(file.origin.directory.join(file.value?))),
     };
     section.finish();
     insight

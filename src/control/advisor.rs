@@ -15,7 +15,7 @@ use super::explain::{ExplainOptions, Explainer, Request};
 use super::facts::indexes;
 use super::scans::Scan;
 use super::session::{ControlError, ControlSession};
-use crate::advice::book::Budget;
+use crate::advice::budget::Budget;
 use crate::advice::choice::Limits;
 use crate::advice::verdict::Verdict;
 use crate::config::{ExplainOn, InsightSettings, Login, ServerSettings};

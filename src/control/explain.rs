@@ -20,10 +20,11 @@ use crate::advice::choice::{Limits, Trial};
 use crate::advice::effort::rows_read;
 use crate::advice::mentions::names;
 use crate::advice::plan::Node;
+use crate::advice::plan_text::plan_text;
 use crate::advice::samples::{Bound, Sample, typical};
 use crate::advice::schema::{Schema, TableName};
 use crate::advice::text::{limit_parameters, literals};
-use crate::advice::verdict::{Confidence, NoIndex, Proof, Verdict, hypothetical};
+use crate::advice::verdict::{Confidence, NoIndex, Proof, Tool, Verdict, hypothetical};
 use crate::config::Login;
 use crate::server::Connector;
 use crate::sql::class::{Class, Reason};
@@ -268,6 +269,7 @@ impl Explainer {
         self.schema = schema;
         let mut verdict = verdict?;
         verdict.plan = Some(json);
+        verdict.plan_text = Some(plan_text(&plan));
         verdict.rows_read = rows_read(&plan, &self.schema);
         Ok(verdict)
     }
@@ -289,15 +291,15 @@ impl Explainer {
                 analysis.answer(probe, answer.rows);
             }
         }
-        let texts: Vec<&str> = request.samples.iter().map(|sample| sample.text.as_str()).collect();
-        let mut choice = analysis.choose(&literals(&texts), self.options.limits);
-        let mut outlines: Vec<(Vec<usize>, Option<String>)> = Vec::new();
+        let statements: Vec<&str> = request.samples.iter().map(|sample| sample.text.as_str()).collect();
+        let mut choice = analysis.choose(&literals(&statements), self.options.limits);
+        let mut texts: Vec<(Vec<usize>, Option<String>)> = Vec::new();
         while let Some(set) = choice.next() {
             if Instant::now() > deadline {
                 break;
             }
             let tried = Box::pin(self.trial(&analysis, &samples[0], &set)).await?;
-            outlines.push((set, tried.outline));
+            texts.push((set, tried.text));
             choice.record(tried.trial);
         }
         let mut chosen = choice.chosen().cloned();
@@ -306,14 +308,14 @@ impl Explainer {
         {
             chosen = None;
         }
-        let outline = chosen.as_ref().and_then(|trial| outlines.iter().find(|(set, _)| *set == trial.set));
+        let text = chosen.as_ref().and_then(|trial| texts.iter().find(|(set, _)| *set == trial.set));
         let proof = Proof {
-            tool: if self.hypopg.is_some() { "hypopg" } else { "statistics" },
+            tool: if self.hypopg.is_some() { Tool::HypoPg } else { Tool::Statistics },
             cost_before: plan.total_cost,
             cost_after: chosen.as_ref().map_or(plan.total_cost, |trial| trial.cost),
             samples: samples.len(),
-            plan_before: plan.outline(),
-            plan_after: outline.and_then(|(_, outline)| outline.clone()),
+            plan_before: plan_text(plan),
+            plan_after: text.and_then(|(_, text)| text.clone()),
         };
         let confidence = if is_generic { Confidence::ProvenGeneric } else { Confidence::Proven };
         Ok(analysis.verdict(chosen.as_ref(), choice.best_cost(), &proof, confidence, request.rows_given))
@@ -357,14 +359,14 @@ impl Explainer {
         let mut bytes: f64 = modeled.iter().map(|candidate| analysis.bytes(candidate)).sum();
         if pretended.is_empty() {
             let trial = trial(analysis.modeled(analysis.plan, &modeled), true, bytes);
-            return Ok(Tried { trial, outline: None });
+            return Ok(Tried { trial, text: None });
         }
         let Some((plan, is_used, size)) = Box::pin(self.with_hypothetical(sample, &pretended)).await? else {
-            return Ok(Tried { trial: trial(f64::INFINITY, false, 0.0), outline: None });
+            return Ok(Tried { trial: trial(f64::INFINITY, false, 0.0), text: None });
         };
         bytes += size;
         let cost = if modeled.is_empty() { plan.total_cost } else { analysis.modeled(&plan, &modeled) };
-        Ok(Tried { trial: trial(cost, is_used, bytes), outline: Some(plan.outline()) })
+        Ok(Tried { trial: trial(cost, is_used, bytes), text: Some(plan_text(&plan)) })
     }
 
     /// The plan with hypothetical indexes, whether it uses them all, and their size; `None` if one cannot be.
@@ -485,10 +487,10 @@ WHERE p.proname = ANY ($1::text[]) AND p.pronamespace <> 'pg_catalog'::regnamesp
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                   WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')";
 
-/// A trial, and the plan that came of it in one line.
+/// A trial, and the plan that came of it, as text.
 struct Tried {
     trial: Trial,
-    outline: Option<String>,
+    text: Option<String>,
 }
 
 /// The answer of EXPLAIN (FORMAT JSON): of type json, read as the text that it is.

@@ -17,7 +17,7 @@ use super::repeats::{Found, Kind};
 use super::samples::bound;
 use super::statistics::Shape;
 use super::time::rfc3339;
-use crate::advice::book::Entry;
+use crate::advice::entry::Entry;
 use crate::config::LogParameters;
 use crate::sql::analyze::analyze_into;
 use crate::sql::scan::Scanner;

@@ -8,6 +8,7 @@
 pub mod entry;
 pub mod histogram;
 pub mod html;
+pub mod keep;
 pub mod limit;
 pub mod lookup;
 mod noted;

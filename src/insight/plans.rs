@@ -5,15 +5,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ahash::HashMap;
 
+use super::keep::Kept;
 use super::samples::{Samples, sample};
 use super::statistics::{Shape, Statistics};
-use crate::advice::book::{Book, Entry};
+use crate::advice::book::Book;
+use crate::advice::entry::{Decision, Entry};
 use crate::advice::load::Load;
 use crate::advice::merge::Served;
 use crate::advice::samples::Sample;
 use crate::advice::schema::{Index, TableName};
 use crate::advice::verdict::Verdict;
 use crate::session::{Settings, Value};
+use crate::sql::Fingerprint;
 
 /// When a shape is worth an analysis.
 const CALLS_MIN: u64 = 3;
@@ -159,11 +162,7 @@ impl Plans {
             }
         }
         if let Ok(verdict) = &outcome {
-            let database_key =
-                u64::from_str_radix(&task.fingerprint, 16).map_or(0, |fingerprint| fingerprint ^ task.key);
-            let advised = self.books.entry(Arc::clone(&task.dbname));
-            let advised = advised.or_insert_with(|| Advised { book: Book::new(ADVISED_MAX), database_key });
-            advised.book.record(task.served.clone(), verdict.advice.clone(), wall);
+            self.advised(&task.dbname).book.record(task.served.clone(), verdict.advice.clone(), wall);
         }
         self.analyzed.insert(task.key, Analyzed { at: now, mean, is_stale: false, outcome });
     }
@@ -189,9 +188,31 @@ impl Plans {
         all
     }
 
-    /// Somebody does not want to see a piece of advice. `false`: there is none of this name.
-    pub fn dismiss(&mut self, id: &str) -> bool {
-        self.books.values_mut().any(|advised| advised.book.dismiss(id))
+    /// What somebody says to a piece of advice. `false`: there is none of this name.
+    pub fn decide(&mut self, id: &str, decision: Decision) -> bool {
+        self.books.values_mut().any(|advised| advised.book.decide(id, decision))
+    }
+
+    /// What is to be known after the next start.
+    pub fn kept(&self, statistics: &Statistics) -> Kept {
+        let kept = |(dbname, advised): (&Arc<str>, &Advised)| {
+            let entries = advised.book.kept(|name| load(statistics, name, advised.database_key));
+            (!entries.is_empty()).then(|| (dbname.to_string(), entries))
+        };
+        Kept(self.books.iter().filter_map(kept).collect())
+    }
+
+    /// Takes in what was kept before this start.
+    pub fn restore(&mut self, kept: Kept) {
+        for (dbname, entries) in kept.0 {
+            self.advised(&Arc::from(dbname)).book.restore(entries);
+        }
+    }
+
+    fn advised(&mut self, dbname: &Arc<str>) -> &mut Advised {
+        let database_key = Fingerprint::of(dbname.as_bytes()).0;
+        let advised = self.books.entry(Arc::clone(dbname));
+        advised.or_insert_with(|| Advised { book: Book::new(ADVISED_MAX), database_key })
     }
 
     /// Indexes or statistics may have been changed: all is to be looked at anew.
@@ -231,11 +252,12 @@ impl Plans {
         }
     }
 
-    /// Compares what statements take with what they took. Gives the advice of which that is news, each with the key of its
+    /// Compares what statements take with what they took, and opens what was put off until now. Gives the advice of which that is news, each with the key of its
     /// shape.
-    pub fn measure(&mut self, statistics: &Statistics) -> Vec<(u64, &Entry)> {
+    pub fn measure(&mut self, statistics: &Statistics, wall: SystemTime) -> Vec<(u64, &Entry)> {
         let mut news = Vec::new();
         for Advised { book, database_key } in self.books.values_mut() {
+            book.wake(wall);
             let ids = book.measure(|name| load(statistics, name, *database_key));
             let (book, key) = (&*book, *database_key);
             news.extend(ids.into_iter().filter_map(|id| {

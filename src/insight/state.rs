@@ -11,6 +11,7 @@ use ahash::HashMap;
 use serde_json::Value;
 
 use super::entry::{self, HostName, Slow, ms};
+use super::keep::Kept;
 use super::limit::Limiter;
 use super::patterns::Patterns;
 use super::plans::{Plans, Task, changes_plans};
@@ -35,6 +36,10 @@ const LINES_MAX: usize = 1024;
 
 /// Slow statements that the console and the dashboard show.
 const RECENT_MAX: usize = 100;
+
+/// Statements that changed plans and are remembered, and how much of each.
+const MARKERS_MAX: usize = 50;
+const MARKER_CHARS_MAX: usize = 200;
 
 /// A statement that took so long brings its text along, to be explained.
 const DETAILS_AFTER: Duration = Duration::from_millis(2);
@@ -67,6 +72,8 @@ pub struct State {
     pub samples: Samples,
     /// The last slow statements, the newest last.
     pub recent: VecDeque<Value>,
+    /// What may have changed plans, the newest last.
+    pub markers: VecDeque<Marker>,
     /// Counters.
     pub counts: Counts,
     scopes: Scopes,
@@ -80,6 +87,17 @@ pub struct State {
     shape: Vec<u8>,
     turn: u32,
     announced: Option<Instant>,
+}
+
+/// Something after which statements may take another time: DDL, ANALYZE, an index that was built or dropped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Marker {
+    /// When it ended.
+    pub at: Instant,
+    /// Its shape.
+    pub what: Box<str>,
+    /// The database as clients name it.
+    pub database: Box<str>,
 }
 
 /// Counted since the start, and never reset.
@@ -120,6 +138,7 @@ impl Insight {
             plans: Plans::default(),
             samples: Samples::new(settings.samples_ttl),
             recent: VecDeque::new(),
+            markers: VecDeque::new(),
             counts: Counts::default(),
             scopes: Scopes::default(),
             found: Vec::new(),
@@ -241,11 +260,17 @@ impl Insight {
         state.plans.seen(dbname, tables, &state.statistics);
     }
 
+    /// What is to be known after the next start.
+    pub fn kept(&self) -> Kept {
+        let state = self.state();
+        state.plans.kept(&state.statistics)
+    }
+
     /// Compares statements with what they took before the index that was advised was built; news go into the slow-query log.
     pub fn measure(&self, wall: SystemTime) {
         let state = &mut *self.state();
         let State { plans, statistics, .. } = state;
-        let news = plans.measure(statistics).into_iter();
+        let news = plans.measure(statistics, wall).into_iter();
         let line = |(key, entry)| Some(entry::advised(entry, statistics.get(key)?, wall));
         let lines: Vec<Value> = news.filter_map(line).collect();
         for line in lines {
@@ -301,6 +326,14 @@ impl State {
         let lookup = Arc::clone(&shape.lookup);
         if record.sqlstate.is_none() && changes_plans(&shape.text) {
             self.plans.doubt();
+            if self.markers.len() >= MARKERS_MAX {
+                self.markers.pop_front();
+            }
+            self.markers.push_back(Marker {
+                at: record.ended,
+                what: shape.text.chars().take(MARKER_CHARS_MAX).collect(),
+                database: record.client.database.clone(),
+            });
         }
         if let Some(tags) = &record.tags {
             self.routes.add(tags, record);

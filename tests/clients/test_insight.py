@@ -79,6 +79,11 @@ def api(weir, what):
         return json.load(answer)
 
 
+def times(row):
+    """How many times faster statements are with an index, as SHOW ADVICE says it."""
+    return float(row["measured"].removeprefix("x").removesuffix(" measured"))
+
+
 @pytest.fixture
 def articles(weir):
     """Two tables, in a schema that goes with the test; 60,000 rows in the one without an index."""
@@ -361,8 +366,17 @@ def test_advice_comes_by_itself(weir, articles):
         assert told["weir.explain"]["rows_read"] >= 50_000
         plan = {one["name"]: one["value"] for one in rows(weir, f"explain '{advised['weir.fingerprint']}'")}
         assert json.loads(plan["plan"])[0]["Plan"]["Node Type"]
+        # On the page it stands as EXPLAIN writes it, but for the values.
+        [shown] = [one for one in api(weir, "queries")["queries"] if one["fingerprint"] == advised["weir.fingerprint"]]
+        assert f"Seq Scan on {articles}.article" in shown["explained"]["plan"]
+        assert "Filter: (article.author_id = ?" in shown["explained"]["plan"]
         # What was advised is built, and dropped again.
         connection.execute(row["ddl"])
+        built = wait_until(
+            lambda: [one for one in api(weir, "queries")["markers"] if one["what"].startswith("create index concurrently")],
+            "the page shows when it was built",
+        )
+        assert len(built) == 1 and built[0]["seconds_ago"] < 60
         wait_until(lambda: rows(weir, "show advice")[0]["state"] == "built", "it is seen that the index is there")
         connection.execute(f"drop index {articles}.article_author_id_idx")
         wait_until(lambda: [one["state"] for one in rows(weir, "show advice")] == ["open"], "it is advised again")
@@ -386,12 +400,11 @@ def test_what_an_index_brings_is_measured(weir, articles, how):
         def verified():
             connection.execute(lookup, (5,)).fetchall()
             [row] = rows(weir, "show advice")
-            return row if row["state"] == "verified" else None
+            return row if row["state"] == "verified" and times(row) > 2 else None
 
+        # 60,000 rows in order against 20 by the index. On a busy machine it takes some more to show in the mean.
         row = wait_until(verified, "it is measured")
         assert row["confidence"] == "verified"
-        # 60,000 rows in order against 20 by the index: milliseconds, even on a busy machine.
-        assert float(row["measured"].removeprefix("x").removesuffix(" measured")) > 2, row["measured"]
         told = some(weir, lambda line: "measured" in line["weir.advice"], "db.index_advice")
         assert len(told) == 1
         jsonschema.validate(told[0], SCHEMA)
@@ -507,3 +520,72 @@ def test_weir_watch_fails_on_what_it_is_told_to(weir, articles, code, fail_on, e
     )
     assert ended.returncode == ends, ended.stderr
     assert says.format(schema=articles) in ended.stderr, ended.stderr
+
+
+def test_what_became_of_advice_outlives_a_restart(own_directory):
+    kept = own_directory / "advice.json"
+    settings = LOG.format(threshold="1ms").replace("[insight]", f'[insight]\nadvice_file = "{kept}"')
+    schema = "advice_kept"
+    lookups = [f"select title from {schema}.article where {column} = %s" for column in ("author_id", "editor_id")]
+    with psycopg.connect(targets.DIRECT, autocommit=True) as direct:
+        direct.execute(f"drop schema if exists {schema} cascade")
+        direct.execute(f"create schema {schema}")
+        direct.execute(
+            f"create table {schema}.article as select n id, 1 + n % 3000 author_id, 1 + n % 2999 editor_id,"
+            " repeat('word ', 20) title from generate_series(1, 60000) n"
+        )
+        direct.execute(f"analyze {schema}.article")
+
+    def by_column(weir):
+        advice = {"author_id" if "author_id" in row["ddl"] else "editor_id": row for row in rows(weir, "show advice")}
+        return advice if len(advice) == 2 else None
+
+    def run(weir, lookup, times):
+        with psycopg.connect(weir.address, autocommit=True) as connection:
+            for number in range(times):
+                connection.execute(lookup, (number * 7,)).fetchall()
+
+    try:
+        with WatchedWeir(own_directory / "first", settings) as weir:
+            weir.wait_until_ready()
+            for lookup in lookups:
+                run(weir, lookup, 20)
+            advice = wait_until(lambda: by_column(weir), "both indexes are advised")
+            assert not kept.exists(), "there is nothing to keep yet"
+            with console(weir) as admin:
+                admin.execute(f"snooze '{advice['editor_id']['id']}' for 30 days")
+            with psycopg.connect(targets.DIRECT, autocommit=True) as direct:
+                direct.execute(advice["author_id"]["ddl"])
+
+            def verified():
+                run(weir, lookups[0], 5)
+                row = by_column(weir)["author_id"]
+                return row["state"] == "verified" and times(row) > 2
+
+            wait_until(verified, "it is measured")
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+        assert [path.name for path in own_directory.glob("advice.json*")] == ["advice.json"]
+        with WatchedWeir(own_directory / "second", settings) as weir:
+            weir.wait_until_ready()
+            restored = by_column(weir)
+            assert {column: row["state"] for column, row in restored.items()} == {
+                "author_id": "verified",
+                "editor_id": "snoozed",
+            }
+            assert times(restored["author_id"]) > 2
+            # It is advised anew, and stays put off until somebody wants it.
+            run(weir, lookups[1], 20)
+            wait_until(lambda: api(weir, "advice")["explained"] >= 1, "it is explained again")
+            assert by_column(weir)["editor_id"]["state"] == "snoozed"
+            with console(weir) as admin:
+                admin.execute(f"reopen '{advice['editor_id']['id']}'")
+            assert by_column(weir)["editor_id"]["state"] == "open"
+        kept.write_text("{")
+        with WatchedWeir(own_directory / "third", settings) as weir:
+            weir.wait_until_ready()
+            assert rows(weir, "show advice") == []
+            assert "kept advice is not understood" in weir.said()
+        assert (own_directory / "advice.json.unread").read_text() == "{"
+    finally:
+        with psycopg.connect(targets.DIRECT, autocommit=True) as direct:
+            direct.execute(f"drop schema {schema} cascade")

@@ -25,7 +25,7 @@ const HOMES: &[(&str, Home)] = &[
     ("tracing", Everywhere),
     ("ipnet", Only(&["config"])),
     ("percent_encoding", Only(&["config"])),
-    ("serde", Only(&["config", "admin"])),
+    ("serde", Only(&["config", "advice", "admin"])),
     ("toml", Only(&["config"])),
     ("base64", Only(&["wire"])),
     ("hmac", Only(&["wire"])),
