@@ -12,6 +12,8 @@ mod insight;
 mod metrics;
 mod routing;
 mod show;
+mod show_config;
+mod show_stats;
 mod snapshot;
 mod table;
 mod transactions;
