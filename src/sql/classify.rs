@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use super::analyze::{Analysis, Statement};
 use super::class::{Access, Call, Class, Classification, Facts, Mention, Name, Otherwise, Perhaps, Reason};
 use super::command::{Command, Copy};
+use super::keywords;
 use super::limits::{Place, Size};
 use super::recognize::recognize;
 use super::scan::{Scanner, Span, Token, TokenKind};
@@ -369,14 +370,14 @@ fn agree(witness: Witness, structure: Structure) -> Classification {
     }
     let functions = functions(witness.calls, calls, structure.no_calls);
     let (perhaps, functions): (Vec<Call>, Vec<Call>) =
-        functions.into_iter().partition(|call| witness::is_grammar_of_newer(&call.name));
+        functions.into_iter().partition(|call| keywords::is_grammar_of_newer(&call.name));
     let perhaps = perhaps.into_iter().map(|call| Perhaps { call, otherwise: Otherwise::Grammar });
     // What a function in FROM gives may be no row, and then what is called with `g.f` is a function of any type.
     let is_scalar = witness.calls_in_from || structure.calls_in_from;
     let perhaps = perhaps.chain(witness.attributes.into_iter().map(|attribute| attribute.read(is_scalar)));
     let perhaps = distinct(perhaps.collect());
     let mut types = witness.types;
-    types.extend(structure.types.into_iter().filter(|name| !witness::is_type_keyword(name)));
+    types.extend(structure.types.into_iter().filter(|name| !keywords::is_type_keyword(name)));
     let facts = Facts {
         returns_rows: structure.returns_rows,
         locks_rows,
@@ -422,7 +423,7 @@ fn functions(by_tokens: Vec<Name>, by_tree: Vec<Call>, no_calls: Vec<Name>) -> V
     // What only the tree shows as a call is one, too, but for COALESCE and others that are part of the grammar.
     let is_grammar = |name: &Name| {
         name.schema.is_none()
-            && (witness::takes_parenthesis(&name.name) || witness::value_function(&name.name).is_some())
+            && (keywords::takes_parenthesis(&name.name) || keywords::value_function(&name.name).is_some())
     };
     calls.extend(unmatched.into_values().flatten().filter(|call| !is_grammar(&call.name)));
     calls.sort_unstable();

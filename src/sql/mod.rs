@@ -12,6 +12,7 @@ pub mod classify;
 pub mod command;
 pub mod comment;
 mod functions;
+mod keywords;
 pub mod limits;
 pub mod literal;
 pub mod memo;
