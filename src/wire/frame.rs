@@ -8,7 +8,7 @@
 //!
 //! The length counts itself but not the tag (manual, 55.2). Nothing here allocates, and no input makes it panic.
 
-use std::ffi::CStr;
+use memchr::memchr;
 
 use super::Malformed;
 
@@ -94,9 +94,9 @@ impl<'a> Fields<'a> {
 
     /// A string up to its terminating zero byte, without it.
     pub fn cstr(&mut self) -> Result<&'a [u8], Malformed> {
-        // It looks at eight bytes at a time.
-        let text = CStr::from_bytes_until_nul(self.rest).map_err(|_| Malformed::Truncated)?.to_bytes();
-        self.rest = &self.rest[text.len() + 1..];
+        let end = memchr(0, self.rest).ok_or(Malformed::Truncated)?;
+        let (text, rest) = self.rest.split_at(end);
+        self.rest = &rest[1..];
         Ok(text)
     }
 

@@ -30,6 +30,7 @@ const HOMES: &[(&str, Home)] = &[
     ("base64", Only(&["wire"])),
     ("hmac", Only(&["wire"])),
     ("md5", Only(&["wire"])),
+    ("memchr", Only(&["wire"])),
     ("sha2", Only(&["wire"])),
     ("stringprep", Only(&["wire"])),
     ("subtle", Only(&["wire"])),
