@@ -21,7 +21,7 @@ use super::repeats::{Found, Kind, Scopes};
 use super::routes::Routes;
 use super::samples::{Execution, Samples};
 use super::statistics::{self, Shape, Statistics};
-use super::watch::{Terms, Watch};
+use super::watch::{EXPLAINED_AFTER, Terms, Watch};
 use crate::advice::schema::{Index, TableName};
 use crate::advice::verdict::Verdict;
 use crate::config::{InsightSettings, LogParameters, SlowLogSettings};
@@ -40,9 +40,6 @@ const RECENT_MAX: usize = 100;
 /// Statements that changed plans and are remembered, and how much of each.
 const MARKERS_MAX: usize = 50;
 const MARKER_CHARS_MAX: usize = 200;
-
-/// A statement that took so long brings its text along, to be explained.
-const DETAILS_AFTER: Duration = Duration::from_millis(2);
 
 /// Texts of shapes are handed over anew after so long: they may have been pushed out.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
@@ -154,7 +151,7 @@ impl Insight {
         };
         Self {
             queues: (0..workers.max(1)).map(|_| Arc::default()).collect(),
-            terms: Arc::new(Terms::new(details_after(log), parameters, now)),
+            terms: Arc::new(Terms::new(log.threshold_min(), parameters, now)),
             state: Mutex::new(state),
             clients: Mutex::default(),
             settings: settings.clone(),
@@ -191,7 +188,7 @@ impl Insight {
 
     /// Other settings of the slow-query log are in force.
     pub fn reload(&self, log: &SlowLogSettings) {
-        self.terms.set_details(details_after(log));
+        self.terms.set_slow(log.threshold_min());
         self.state().settings = log.clone();
     }
 
@@ -279,10 +276,6 @@ impl Insight {
     }
 }
 
-fn details_after(log: &SlowLogSettings) -> Duration {
-    if log.output.is_some() { DETAILS_AFTER.min(log.threshold_min()) } else { DETAILS_AFTER }
-}
-
 impl State {
     /// Forgets all statistics, repetitions and executions; what was advised stands.
     pub fn reset(&mut self, now: Instant) {
@@ -346,7 +339,7 @@ impl State {
         }
         self.slow(key, record, now, wall);
         if self.keeps_samples
-            && record.total >= DETAILS_AFTER
+            && record.server >= EXPLAINED_AFTER
             && record.sqlstate.is_none()
             && let Some(details) = record.details.take()
         {

@@ -24,14 +24,18 @@ use crate::sql::{Analysis, Command, Fingerprint, Lexing};
 /// A longer text is counted, but not kept.
 const TEXT_BYTES_MAX: usize = 64 << 10;
 
+/// A statement that took a server so long may be explained: it brings its text along. What it waited for a connection does not
+/// count, or all would bring theirs when many wait.
+pub(super) const EXPLAINED_AFTER: Duration = Duration::from_millis(2);
+
 /// Longer parameters are not kept.
 const PARAMETERS_BYTES_MAX: usize = 8 << 10;
 
 /// What all watches are told, and may be told anew while Weir runs.
 #[derive(Debug)]
 pub struct Terms {
-    /// A statement that took so long brings its text, in microseconds.
-    details_us: AtomicU64,
+    /// A statement that took so long may be slow, and brings its text, in microseconds.
+    slow_us: AtomicU64,
     /// Parameters are copied.
     parameters: bool,
     /// What times are counted from.
@@ -39,17 +43,17 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// See [`Terms::set_details`]; `parameters`: they are copied; `epoch`: no statement began before.
-    pub fn new(details: Duration, parameters: bool, epoch: Instant) -> Self {
-        let terms = Self { details_us: AtomicU64::new(0), parameters, epoch };
-        terms.set_details(details);
+    /// See [`Terms::set_slow`]; `parameters`: they are copied; `epoch`: no statement began before.
+    pub fn new(slow: Duration, parameters: bool, epoch: Instant) -> Self {
+        let terms = Self { slow_us: AtomicU64::new(0), parameters, epoch };
+        terms.set_slow(slow);
         terms
     }
 
-    /// A statement that takes so long brings its text along.
-    pub fn set_details(&self, details: Duration) {
-        let us = u64::try_from(details.as_micros()).unwrap_or(u64::MAX);
-        self.details_us.store(us, Ordering::Relaxed);
+    /// A statement that takes less in all is slow for nobody who has not said so in a hint.
+    pub fn set_slow(&self, slow: Duration) {
+        let us = u64::try_from(slow.as_micros()).unwrap_or(u64::MAX);
+        self.slow_us.store(us, Ordering::Relaxed);
     }
 
     /// What times are counted from.
@@ -396,7 +400,8 @@ impl Watch {
         let is_tagged = !analysis.comments.spans().is_empty();
         let tagged = is_tagged.then_some((text, analysis));
         let total_us = total / 1000;
-        let needs = total_us >= self.terms.details_us.load(Ordering::Relaxed)
+        let needs = u128::from(server / 1000) >= EXPLAINED_AFTER.as_micros()
+            || total_us >= self.terms.slow_us.load(Ordering::Relaxed)
             || analysis.hints.slow.is_some_and(|slow| u128::from(total_us) >= slow.as_micros());
         self.queue.push(record, needs, tagged, || {
             let (lexing, types) = match &run.what {

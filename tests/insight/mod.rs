@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use weir::config::{InsightSettings, SlowLogSettings};
 use weir::insight::queue::RECORDS_MAX;
+use weir::insight::record::{Cached, Served};
 use weir::insight::watch::Answer;
 use weir::insight::{Client, Insight};
 use weir::session::Settings;
@@ -74,4 +75,34 @@ fn a_queue_without_room_drops_and_counts() {
     insight.drain(now, SystemTime::UNIX_EPOCH);
     let counts = insight.state().counts;
     assert_eq!((counts.statements, counts.records_dropped), (RECORDS_MAX as u64, 7));
+}
+
+/// When many wait for a connection all are late, and none is worth an EXPLAIN for that.
+#[test]
+fn who_waits_for_a_connection_brings_no_text() {
+    #[expect(clippy::disallowed_methods, reason = "an Instant is had in no other way")]
+    let now = Instant::now();
+    let after = |ms: u64| now + Duration::from_millis(ms);
+    for (asked, begun, answered, executions) in [(0, 50, 51, 0), (0, 1, 4, 1), (0, 0, 2, 1), (0, 250, 251, 0)]
+    {
+        let insight =
+            Insight::new(&InsightSettings::default(), &SlowLogSettings::default(), Vec::new(), 1, now);
+        let mut watch = insight.watch(Client { process: 1, ..Client::default() }, 0, now);
+        let analysis = Arc::new(analyze(b"SELECT 1", true));
+        // The first time it tells of its shape in any case.
+        for _ in 0..2 {
+            watch.unit(true);
+            watch.read(after(asked));
+            watch.query(b"SELECT 1", Arc::clone(&analysis), true.into());
+            watch.begins(Served::Primary(None), Cached::Bypass, after(asked), after(begun));
+            watch.query(b"SELECT 1", Arc::clone(&analysis), true.into());
+            watch.filled(after(answered));
+            watch.answered(Answer::Ready, 6, &Settings::default());
+            insight.drain(after(answered), SystemTime::UNIX_EPOCH);
+        }
+        let state = insight.state();
+        let (key, shape) = state.statistics.iter().next().unwrap();
+        assert_eq!(shape.total.max(), Duration::from_millis(answered - asked), "{begun}");
+        assert_eq!(state.samples.of(key, after(answered)).len().min(1), executions, "{begun} to {answered}");
+    }
 }
