@@ -75,11 +75,12 @@ pub(super) enum Show {
     Slow,
     Repeats,
     Advice,
+    Indexes,
 }
 
 impl Show {
     /// All lists, by name.
-    pub(super) const ALL: [(&'static str, Self); 23] = [
+    pub(super) const ALL: [(&'static str, Self); 24] = [
         ("help", Self::Help),
         ("pools", Self::Pools),
         ("clients", Self::Clients),
@@ -103,6 +104,7 @@ impl Show {
         ("slow", Self::Slow),
         ("repeats", Self::Repeats),
         ("advice", Self::Advice),
+        ("indexes", Self::Indexes),
     ];
 }
 

@@ -15,7 +15,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::{insight, metrics, snapshot, transactions};
+use super::{indexes, insight, metrics, snapshot, transactions};
 use crate::client::Proxy;
 
 /// The status page.
@@ -63,6 +63,7 @@ fn router(proxy: Arc<Proxy>) -> Router {
         .route("/api/v1/repeats", get(repeats))
         .route("/api/v1/routes", get(routes))
         .route("/api/v1/advice", get(advice))
+        .route("/api/v1/indexes", get(existing))
         .route("/api/v1/slow", get(slow))
         .route("/api/v1/transactions", get(running))
         .with_state(proxy)
@@ -135,6 +136,10 @@ async fn routes(State(proxy): State<Arc<Proxy>>) -> Json<Value> {
 
 async fn advice(State(proxy): State<Arc<Proxy>>) -> Json<Value> {
     Json(insight::advice(&proxy))
+}
+
+async fn existing(State(proxy): State<Arc<Proxy>>) -> Json<Value> {
+    Json(indexes::json(&proxy))
 }
 
 async fn slow(State(proxy): State<Arc<Proxy>>) -> Json<Value> {

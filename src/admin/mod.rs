@@ -8,6 +8,7 @@ mod commands;
 mod console;
 mod explain;
 mod http;
+mod indexes;
 mod insight;
 mod metrics;
 mod routing;

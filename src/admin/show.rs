@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use super::command::Show;
 use super::snapshot::{self, Averages, ServerView};
 use super::table::{Cell, ColumnType, Table, row};
-use super::{cache, insight, routing, show_config, show_stats};
+use super::{cache, indexes, insight, routing, show_config, show_stats};
 use crate::client::{Handle, Proxy};
 use crate::config::HostAddress;
 use crate::net::Peer;
@@ -24,6 +24,7 @@ SHOW LISTS|CONFIG|VERSION|USERS|STATE|HOSTS|PINS|FLOORS|STREAM|CACHE|CACHE_SHAPE
 SHOW SLOW                   shapes of statements, those that took most time first
 SHOW REPEATS                N+1, duplicates, and rows that are written one by one
 SHOW ADVICE                 indexes that slow statements lack
+SHOW INDEXES                indexes that are invalid, superfluous or unused
 SHOW TRANSACTIONS           who is in a transaction, pinned, or waits for a lock
 EXPLAIN fingerprint         the plan of a shape, and what its analysis comes to
 DISMISS id                  show a piece of advice last
@@ -70,6 +71,7 @@ pub(super) fn table(show: Show, proxy: &Proxy, averages: &Averages) -> Table {
         Show::Slow => insight::slow_table(proxy),
         Show::Repeats => insight::repeats_table(proxy),
         Show::Advice => insight::advice_table(proxy),
+        Show::Indexes => indexes::table(proxy),
     }
 }
 

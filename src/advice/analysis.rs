@@ -1,7 +1,8 @@
 //! One statement's analysis between the questions to the server: plan and schema in, candidates and trials out.
 
-use super::candidates::{self, Candidate, Method};
+use super::candidates::{self, Candidate, Method, bare};
 use super::choice::{Choice, Limits, Merits, Trial};
+use super::existing;
 use super::explain_why;
 use super::identifier::quoted;
 use super::model::Model;
@@ -9,7 +10,7 @@ use super::paths::{Paths, Shape};
 use super::plan::Node;
 use super::predicates::{Access, Test, accesses};
 use super::probes::{self, Probe};
-use super::schema::{Schema, Table};
+use super::schema::{Index, Schema, Table};
 use super::verdict::{self, Advice, Confidence, Kind, Proof, Tool, Verdict};
 
 /// What is known of a statement once its plan was read.
@@ -123,8 +124,11 @@ impl<'a> Analysis<'a> {
                 advice.extend(explain_why::rewrites(&self.accesses, self.schema));
             }
         }
+        let mut tables: Vec<_> = self.accesses.iter().map(|access| access.table.clone()).collect();
+        tables.sort();
+        tables.dedup();
         let cost = self.plan.total_cost;
-        Verdict { advice, no_index, findings, cost, plan: None, plan_text: None, rows_read: 0.0 }
+        Verdict { advice, no_index, findings, cost, plan: None, plan_text: None, rows_read: 0.0, tables }
     }
 
     fn index_advice(&self, candidate: &Candidate, proof: &Proof, confidence: Confidence) -> Option<Advice> {
@@ -145,18 +149,29 @@ impl<'a> Analysis<'a> {
                 candidate.method.as_str()
             ),
         };
+        let mut related = related(table, &candidate);
+        let (kind, ddl, reason) = match left_by_a_build(table, &candidate) {
+            Some(index) => {
+                related.clear();
+                let repair = existing::repair(&table.name.0, &index.name);
+                let why =
+                    format!("{} would do, and is invalid: a build of it failed, or goes on", index.name);
+                (Kind::RepairInvalid, repair.ddl, format!("{why}; {reason}"))
+            }
+            None => (Kind::CreateIndex, verdict::ddl(&candidate, table.is_partitioned), reason),
+        };
         Some(Advice {
-            kind: Kind::CreateIndex,
-            ddl: verdict::ddl(&candidate, table.is_partitioned),
+            kind,
+            ddl,
             table: candidate.table.clone(),
             reason,
             confidence,
             proof: Some(proof.clone()),
             bytes: self.bytes(&candidate),
             writes_per_minute: table.writes_per_minute,
-            related: related(table, &candidate),
+            related,
             caveats: self.caveats(table, &candidate),
-            variants: variants(table, &candidate),
+            variants: if kind == Kind::CreateIndex { variants(table, &candidate) } else { Vec::new() },
             index: Some(candidate),
         })
     }
@@ -189,9 +204,25 @@ impl<'a> Analysis<'a> {
     }
 }
 
+/// An index that would do what the candidate does, were it valid. A unique one is none, for it may fail again; nor is what
+/// REINDEX itself has left, which is to be dropped; nor that of a partition, whose root is advised for.
+fn left_by_a_build<'a>(table: &'a Table, candidate: &Candidate) -> Option<&'a Index> {
+    let would_do = |index: &&Index| {
+        let repaired = Index { is_valid: true, ..(*index).clone() };
+        let is_same_part = index.predicate.as_deref().map(bare) == candidate.predicate.as_deref().map(bare);
+        let is_mended = existing::repair(&table.name.0, &index.name).alternative.is_some();
+        !index.is_valid
+            && !index.is_unique
+            && is_same_part
+            && is_mended
+            && candidates::covers_keys(&repaired, candidate)
+    };
+    table.indexes.iter().filter(|_| !table.is_partitioned).find(would_do)
+}
+
 /// Indexes that the candidate makes superfluous.
 fn related(table: &Table, candidate: &Candidate) -> Vec<String> {
-    let is_prefix = |index: &&super::schema::Index| {
+    let is_prefix = |index: &&Index| {
         index.method == candidate.method.as_str()
             && !index.is_unique
             && index.predicate == candidate.predicate
@@ -373,5 +404,11 @@ mod tests {
         schema.tables.get_mut(&orders).unwrap().indexes.push(index);
         let plan = scan("orders", "o", 20, 22_500, "(o.user_id = '5'::bigint)");
         assert_eq!(advised(&plan, &schema, 20.0), Err(NoIndex::NoGain));
+        // A build of it failed: it is not to be built once more beside itself.
+        let indexes = &mut schema.tables.get_mut(&orders).unwrap().indexes;
+        indexes[0].is_valid = false;
+        assert_eq!(advised(&plan, &schema, 20.0).unwrap(), ["REINDEX INDEX CONCURRENTLY public.i"]);
+        schema.tables.get_mut(&orders).unwrap().indexes[0].name = "i_ccnew".to_owned();
+        assert_eq!(advised(&plan, &schema, 20.0).unwrap(), ["orders_user_id_idx ON public.orders (user_id)"]);
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::candidates::{Candidate, Method};
-use super::verdict::{self, Advice, Kind};
+use super::verdict::Advice;
 
 /// A statement that advice is for.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -113,59 +113,4 @@ fn is_left_part(index: &Candidate, of: &Candidate) -> bool {
         && index.predicate == of.predicate
         && index.keys.len() <= of.keys.len()
         && index.keys.iter().zip(&of.keys).all(|(a, b)| a == b)
-}
-
-/// Indexes that exist and are of no use: those that another one does the work of, and those that a failed build left.
-pub fn superfluous(table: &super::schema::Table) -> Vec<Advice> {
-    let mut found = Vec::new();
-    for index in &table.indexes {
-        let (schema, name) =
-            (super::identifier::quoted(&table.name.0), super::identifier::quoted(&index.name));
-        let advise = |kind, ddl, reason| Advice {
-            kind,
-            index: None,
-            table: table.name.clone(),
-            ddl,
-            reason,
-            confidence: verdict::Confidence::Catalog,
-            proof: None,
-            bytes: index.bytes,
-            writes_per_minute: table.writes_per_minute,
-            related: vec![index.name.clone()],
-            caveats: Vec::new(),
-            variants: Vec::new(),
-        };
-        if !index.is_valid {
-            let ddl = format!("REINDEX INDEX CONCURRENTLY {schema}.{name}");
-            found.push(advise(
-                Kind::RepairInvalid,
-                ddl,
-                "a build of it failed: it is written and never read".to_owned(),
-            ));
-            continue;
-        }
-        if index.is_unique || index.is_constraint {
-            continue;
-        }
-        let wider = table.indexes.iter().find(|other| {
-            let is_first = index.keys.iter().zip(&other.keys).all(|(a, b)| a == b);
-            // Of two that are the same the later one goes.
-            let is_wider = other.keys.len() > index.keys.len()
-                || (other.keys.len() == index.keys.len() && other.name < index.name)
-                || (other.keys.len() == index.keys.len() && other.is_unique);
-            other.name != index.name
-                && other.is_valid
-                && other.method == index.method
-                && index.method == "btree"
-                && other.predicate == index.predicate
-                && is_first
-                && is_wider
-                && index.include.iter().all(|column| other.include.contains(column))
-        });
-        if let Some(other) = wider {
-            let ddl = format!("DROP INDEX CONCURRENTLY {schema}.{name}");
-            found.push(advise(Kind::DropDuplicate, ddl, format!("{} begins with the same keys", other.name)));
-        }
-    }
-    found
 }

@@ -4,7 +4,7 @@
 //! and made joins of subqueries. `plan` is the tree, `predicates` what it asks of each relation, `candidates` which indexes could
 //! serve that, `choice` which of them to try and to advise. What a set of indexes would cost is said by the planner with
 //! HypoPG, or by `model` and `paths` from the statistics in `schema`: the choice does not know which. `verdict` is what comes of
-//! it, `merge` and `book` bring together what came of many statements.
+//! it, `merge` and `book` bring together what came of many statements. `existing` is about the indexes that there are.
 //!
 //! All of it is pure. `control::Explainer` asks the questions, and never runs a client's statement.
 
@@ -16,6 +16,7 @@ pub mod condition;
 pub mod choice;
 pub mod effort;
 pub mod entry;
+pub mod existing;
 pub mod explain_why;
 pub mod identifier;
 pub mod immutable;

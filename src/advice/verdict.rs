@@ -20,9 +20,7 @@ pub enum Kind {
     Analyze,
     /// Write the condition otherwise.
     Rewrite,
-    /// DROP INDEX: another index does what this one does.
-    DropDuplicate,
-    /// REINDEX or DROP: a failed CREATE INDEX CONCURRENTLY left it.
+    /// REINDEX: an index that would do is there, and a build of it failed.
     RepairInvalid,
 }
 
@@ -34,7 +32,6 @@ impl Kind {
             Self::ForeignKeyIndex => "fk_index",
             Self::Analyze => "analyze",
             Self::Rewrite => "rewrite",
-            Self::DropDuplicate => "drop_duplicate",
             Self::RepairInvalid => "repair_invalid",
         }
     }
@@ -134,7 +131,9 @@ impl Advice {
     /// A stable name: table, method, columns and WHERE decide, so that what was dismissed stays so.
     pub fn id(&self) -> String {
         let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
-        self.kind.as_str().hash(&mut hasher);
+        // An index that is missing stays the same one when a build of it has failed.
+        let kind = if self.kind == Kind::RepairInvalid { Kind::CreateIndex } else { self.kind };
+        kind.as_str().hash(&mut hasher);
         self.table.hash(&mut hasher);
         match &self.index {
             Some(index) => {
@@ -261,6 +260,8 @@ pub struct Verdict {
     pub plan_text: Option<String>,
     /// Rows that one execution reads, by the plan.
     pub rows_read: f64,
+    /// The tables of the plan.
+    pub tables: Vec<TableName>,
 }
 
 impl Verdict {
@@ -275,6 +276,7 @@ impl Verdict {
             plan: None,
             plan_text: None,
             rows_read: 0.0,
+            tables: Vec::new(),
         }
     }
 

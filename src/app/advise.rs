@@ -2,16 +2,19 @@
 
 use std::io::Read as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
 use crate::advice::choice::Limits;
+use crate::advice::existing::Finding;
 use crate::advice::merge::{Merged, Served, merge};
 use crate::advice::samples::{Bound, Sample, bound_text};
+use crate::advice::schema::TableName;
 use crate::advice::verdict::{Advice, Verdict};
 use crate::config::Settings;
-use crate::control::{ControlError, ExplainOptions, Explainer, Inspection, Request};
+use crate::control::{ControlError, ExplainOptions, Explainer, Inspection, Request, inventory};
 use crate::net::tls;
 use crate::server::Hosts;
 use crate::sql::analyze;
@@ -77,12 +80,12 @@ pub fn run(settings: &Settings, options: &Options) -> Result<(), AdviseError> {
     let (settings, options) = (settings.clone(), options.clone());
     let advising = std::thread::Builder::new().stack_size(PARSE_STACK_BYTES).spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let verdicts = runtime.block_on(Box::pin(advise(&settings, &options, &asked)))?;
+        let (verdicts, existing) = runtime.block_on(Box::pin(advise(&settings, &options, &asked)))?;
         let mut out = std::io::stdout().lock();
         if options.json {
-            print_json(&mut out, &asked, &verdicts)
+            print_json(&mut out, &asked, &verdicts, &existing)
         } else {
-            print_text(&mut out, &asked, &verdicts)
+            print_text(&mut out, &asked, &verdicts, &existing)
         }
     })?;
     advising.join().unwrap_or_else(|_| Err(std::io::Error::other("the analysis ended unexpectedly").into()))
@@ -158,13 +161,14 @@ async fn advise(
     settings: &Settings,
     options: &Options,
     asked: &[Asked],
-) -> Result<Vec<Verdict>, AdviseError> {
+) -> Result<(Vec<Verdict>, Vec<Finding>), AdviseError> {
     let explain = ExplainOptions {
         hypopg: !options.without_hypopg,
         limits: Limits::default(),
         ..ExplainOptions::default()
     };
-    let mut explainer = Box::pin(connect(settings, explain)).await?;
+    let hosts = Hosts::new(settings)?;
+    let mut explainer = Box::pin(connect(&hosts, settings, explain)).await?;
     let mut verdicts = Vec::new();
     for one in asked {
         let text = one.samples.first().map(|sample| sample.text.as_bytes()).unwrap_or_default();
@@ -177,12 +181,33 @@ async fn advise(
         };
         verdicts.push(Box::pin(explainer.advise(&request)).await?);
     }
-    Ok(verdicts)
+    let existing = Box::pin(existing(&hosts, settings, &verdicts)).await;
+    Ok((verdicts, existing))
+}
+
+/// What is wrong with the indexes that their tables have. Whether one is unused nobody knows who looks once; and where no
+/// primary is among the hosts nothing is said.
+async fn existing(hosts: &Hosts, settings: &Settings, verdicts: &[Verdict]) -> Vec<Finding> {
+    let mut tables: Vec<TableName> =
+        verdicts.iter().flat_map(|verdict| verdict.tables.iter().cloned()).collect();
+    tables.sort();
+    tables.dedup();
+    if tables.is_empty() {
+        return Vec::new();
+    }
+    let asking = inventory(hosts, &settings.servers, &settings.servers.control.database, &tables);
+    match asking.await {
+        Ok(Some(inventory)) => inventory.findings(|_| Duration::ZERO),
+        Ok(None) | Err(_) => Vec::new(),
+    }
 }
 
 /// To a replica, if there is one.
-async fn connect(settings: &Settings, options: ExplainOptions) -> Result<Explainer, AdviseError> {
-    let hosts = Hosts::new(settings)?;
+async fn connect(
+    hosts: &Hosts,
+    settings: &Settings,
+    options: ExplainOptions,
+) -> Result<Explainer, AdviseError> {
     let (mut primaries, mut replicas, mut errors) = (Vec::new(), Vec::new(), String::new());
     for host in hosts.list() {
         match Box::pin(Inspection::begin(&host.connector, &settings.servers)).await {
@@ -214,6 +239,7 @@ fn print_json(
     out: &mut impl std::io::Write,
     asked: &[Asked],
     verdicts: &[Verdict],
+    existing: &[Finding],
 ) -> Result<(), AdviseError> {
     let statement = |(one, verdict): (&Asked, &Verdict)| {
         let no_index = verdict.no_index.as_ref();
@@ -228,7 +254,8 @@ fn print_json(
     };
     let statements: Vec<Value> = asked.iter().zip(verdicts).map(statement).collect();
     let together: Vec<Value> = merged(asked, verdicts).iter().map(Merged::to_json).collect();
-    writeln!(out, "{:#}", json!({"statements": statements, "advice": together}))?;
+    let existing: Vec<Value> = existing.iter().map(Finding::to_json).collect();
+    writeln!(out, "{:#}", json!({"statements": statements, "advice": together, "indexes": existing}))?;
     Ok(())
 }
 
@@ -236,6 +263,7 @@ fn print_text(
     out: &mut impl std::io::Write,
     asked: &[Asked],
     verdicts: &[Verdict],
+    existing: &[Finding],
 ) -> Result<(), AdviseError> {
     for (one, verdict) in asked.iter().zip(verdicts) {
         let text =
@@ -272,6 +300,20 @@ fn print_text(
         writeln!(out, "All in all:")?;
         for merged in together {
             writeln!(out, "  {};  -- for {}", merged.advice.ddl, merged.serves.join(", "))?;
+        }
+    }
+    let is_said = |finding: &&Finding| {
+        verdicts.iter().flat_map(|verdict| &verdict.advice).any(|advice| advice.ddl == finding.ddl)
+    };
+    let existing: Vec<&Finding> = existing.iter().filter(|finding| !is_said(finding)).collect();
+    if !existing.is_empty() {
+        writeln!(out, "Indexes of these tables:")?;
+    }
+    for finding in existing {
+        writeln!(out, "  {} {}: {}", finding.kind.as_str(), finding.index, finding.reason)?;
+        writeln!(out, "      {};", finding.ddl)?;
+        if let Some(alternative) = &finding.alternative {
+            writeln!(out, "      -- or: {alternative};")?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
+use super::existing::inventory;
 use super::explain::{ExplainOptions, Explainer, Request};
 use super::facts::indexes;
 use super::scans::Scan;
@@ -115,6 +116,7 @@ impl Advising {
         // Before anything is analyzed again: what is advised no more may have been built.
         self.look_at_indexes().await;
         self.insight.measure(SystemTime::now());
+        self.look_at_existing().await;
         let Some(task) = self.insight.due(Instant::now()) else { return };
         if self.host(false).is_none() || !self.budget.take(Instant::now()) {
             return;
@@ -142,6 +144,21 @@ impl Advising {
                 Err(error) => tracing::debug!(%error, "nobody tells which indexes there are"),
             }
         }
+    }
+
+    /// Which indexes of the tables in use are invalid, superfluous or unused.
+    async fn look_at_existing(&self) {
+        let Some((dbname, tables)) = self.insight.state().indexes.due(Instant::now()) else { return };
+        let asking = inventory(&self.hosts, &self.servers, &dbname, &tables);
+        let found = match tokio::time::timeout(ANALYSIS_MAX, Box::pin(asking)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "nobody tells which indexes there are");
+                None
+            }
+            Err(_) => None,
+        };
+        self.insight.state().indexes.found(&dbname, found.as_ref(), Instant::now());
     }
 
     async fn answer(&mut self, key: u64) -> Result<Verdict, String> {

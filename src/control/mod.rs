@@ -4,6 +4,7 @@
 
 mod advisor;
 mod catalog;
+mod existing;
 mod explain;
 mod facts;
 mod follow;
@@ -31,6 +32,7 @@ mod why;
 
 pub use advisor::Advisor;
 pub use catalog::{CatalogLoader, Load};
+pub use existing::inventory;
 pub use explain::{ExplainOptions, Explainer, Request};
 pub use health::watch;
 pub use inspect::{Extension, Findings, Inspection, Lag};

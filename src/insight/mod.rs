@@ -3,11 +3,12 @@
 //! A client's task notes what it runs in its [`watch`] and pushes one [`record`] per statement into the [`queue`] of its
 //! worker, which never waits: what has no room is counted. All else happens off the path, where one thread drains the
 //! queues into the [`state`]: [`statistics`] by shape, [`repeats`] (N+1 and their like), slow statements as [`entry`], and [`samples`] of
-//! them to be explained.
+//! them to be explained; [`indexes`] of the tables that they use.
 
 pub mod entry;
 pub mod histogram;
 pub mod html;
+pub mod indexes;
 pub mod keep;
 pub mod limit;
 pub mod lookup;

@@ -11,6 +11,7 @@ use ahash::HashMap;
 use serde_json::Value;
 
 use super::entry::{self, HostName, Slow, ms};
+use super::indexes::Indexes;
 use super::keep::Kept;
 use super::limit::Limiter;
 use super::patterns::Patterns;
@@ -65,6 +66,8 @@ pub struct State {
     pub routes: Routes,
     /// What was explained.
     pub plans: Plans,
+    /// The indexes of tables that explained statements use.
+    pub indexes: Indexes,
     /// Executions that may be explained.
     pub samples: Samples,
     /// The last slow statements, the newest last.
@@ -133,6 +136,7 @@ impl Insight {
             patterns: Patterns::default(),
             routes: Routes::default(),
             plans: Plans::default(),
+            indexes: Indexes::default(),
             samples: Samples::new(settings.samples_ttl),
             recent: VecDeque::new(),
             markers: VecDeque::new(),
@@ -232,6 +236,9 @@ impl Insight {
         let mean = state.statistics.get(task.key).map(Shape::recent_mean).unwrap_or_default();
         let known: Vec<String> =
             state.plans.advice().iter().map(|(_, entry)| entry.merged.advice.id()).collect();
+        if let Ok(verdict) = &outcome {
+            state.indexes.uses(&task.dbname, &verdict.tables);
+        }
         state.plans.record(task, outcome, mean, now, wall);
         let State { plans, statistics, .. } = &*state;
         let Some(shape) = statistics.get(task.key) else { return };
@@ -327,6 +334,7 @@ impl State {
                 what: shape.text.chars().take(MARKER_CHARS_MAX).collect(),
                 database: record.client.database.clone(),
             });
+            self.indexes.doubt();
         }
         if let Some(tags) = &record.tags {
             self.routes.add(tags, record);

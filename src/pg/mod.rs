@@ -18,7 +18,7 @@ pub use status::TransactionStatus;
 pub struct ProcessId(pub u32);
 
 /// An object's identifier within its database (manual, 8.19 Object Identifier Types).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Oid(pub u32);
 
 /// Objects below were made by `initdb` and are PostgreSQL's own (`FirstNormalObjectId`).

@@ -18,6 +18,7 @@ from sqlalchemy import ForeignKey, create_engine, event, make_url, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, joinedload, mapped_column, relationship, selectinload
 
 import targets
+from own_cluster import Cluster
 from own_servers import WEIR, needs_weir, wait_until
 from watched_weir import WatchedWeir
 
@@ -436,6 +437,92 @@ def test_an_index_that_brings_nothing_may_be_dropped(weir, articles):
         told = some(weir, lambda line: "measured" in line["weir.advice"], "db.index_advice")
         jsonschema.validate(told[0], SCHEMA)
         assert told[0]["weir.advice"]["drop_ddl"] == row["ddl"]
+
+
+@pytest.mark.parametrize("weir", [("1ms", "")], indirect=True)
+def test_indexes_that_should_not_be_are_told(weir, articles):
+    with psycopg.connect(weir.address, autocommit=True, options=f"-c search_path={articles}") as connection:
+        connection.execute("create index article_author_id_idx on article (author_id)")
+        connection.execute("create index article_author_id_id_idx on article (author_id, id)")
+        connection.execute("create index article_author_id_desc_idx on article (author_id desc)")
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            connection.execute("create unique index concurrently article_title_key on article (title)")
+        for number in range(1, 30):
+            connection.execute("select count(*) from article where title like %s", (f"%no {number}%",)).fetchall()
+
+        def told():
+            return {row["index"]: row for row in rows(weir, "show indexes")}
+
+        found = wait_until(told, "indexes are told")
+        assert {name: row["kind"] for name, row in found.items()} == {
+            "article_author_id_idx": "drop_redundant",
+            "article_title_key": "repair_invalid",
+        }
+        redundant, invalid = found["article_author_id_idx"], found["article_title_key"]
+        assert redundant["reason"] == "article_author_id_id_idx begins with the same keys"
+        assert redundant["ddl"] == f"DROP INDEX CONCURRENTLY {articles}.article_author_id_idx"
+        assert redundant["table"] == f"{articles}.article" and redundant["bytes"] > 100_000
+        assert invalid["ddl"] == f"REINDEX INDEX CONCURRENTLY {articles}.article_title_key"
+        assert invalid["alternative"] == f"DROP INDEX CONCURRENTLY {articles}.article_title_key"
+        seen = api(weir, "indexes")
+        assert {one["index"]: one["ddl"] for one in seen["indexes"]} == {name: row["ddl"] for name, row in found.items()}
+        [database] = seen["databases"]
+        assert database["tables"] == 1 and database["unused_unknown"] is None, "all servers' counters are known"
+        # Once: what is invalid is advised nowhere else.
+        assert not any(row["ddl"] == invalid["ddl"] for row in rows(weir, "show advice"))
+        # What was said is done, past Weir and through it.
+        with psycopg.connect(targets.DIRECT, autocommit=True) as direct:
+            direct.execute(redundant["ddl"])
+        connection.execute("update article set title = 'word ' || id")
+        connection.execute(invalid["ddl"])
+        wait_until(lambda: told() == {}, "all is well")
+
+
+@pytest.mark.parametrize("weir", [("1ms", "")], indirect=True)
+def test_an_index_that_would_do_and_is_invalid_is_repaired(weir, articles):
+    with psycopg.connect(weir.address, autocommit=True, options=f"-c search_path={articles}") as connection:
+        with psycopg.connect(targets.DIRECT) as holder:
+            holder.execute(f"lock table {articles}.article in row exclusive mode")
+            connection.execute("set statement_timeout = '300ms'")
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                connection.execute("create index concurrently article_author_id_idx on article (author_id)")
+            connection.execute("reset statement_timeout")
+        for number in range(1, 30):
+            connection.execute("select title from article where author_id = %s", (number * 7,)).fetchall()
+        [row] = wait_until(lambda: rows(weir, "show advice"), "it is advised")
+        assert row["kind"] == "repair_invalid"
+        assert row["ddl"] == f"REINDEX INDEX CONCURRENTLY {articles}.article_author_id_idx"
+        wait_until(lambda: api(weir, "indexes")["databases"][0]["looked_seconds_ago"], "the indexes were looked at")
+        assert rows(weir, "show indexes") == [], "it is told once"
+        connection.execute(row["ddl"])
+        wait_until(lambda: rows(weir, "show advice")[0]["state"] == "built", "it is seen that the index is there")
+
+
+def test_unused_is_said_only_where_all_servers_can_be_asked(tmp_path):
+    with Cluster(tmp_path) as cluster:
+        settings = LOG.format(threshold="1ms")
+        one = f'replicas = ["{cluster.replicas[0].url}"]\n[splitting]\nenabled = "auto"\n'
+        with (
+            WatchedWeir(tmp_path / "all", cluster.configuration() + settings, cluster.primary) as weir,
+            WatchedWeir(tmp_path / "one", one + settings, cluster.primary) as short,
+        ):
+            with psycopg.connect(cluster.app, autocommit=True) as connection:
+                connection.execute("create table told as select n, repeat('x', 100) x from generate_series(1, 60000) n")
+                connection.execute("create index told_n on told (n)")
+            cluster.wait_for_replicas()
+
+            def unknown(of):
+                with psycopg.connect(cluster.through(of.port), autocommit=True) as connection:
+                    connection.execute("select count(*) from told where x like '%y%'").fetchall()
+                databases = [one for one in api(of, "indexes")["databases"] if one["looked_seconds_ago"] is not None]
+                return databases and (databases[0]["unused_unknown"] or "nothing")
+
+            assert wait_until(lambda: unknown(weir), "all servers were asked") == "nothing"
+            assert wait_until(lambda: unknown(short), "two were asked") == "a standby that Weir does not know may use them"
+            cluster.replicas[1].kill()
+            with psycopg.connect(cluster.through(weir.port), autocommit=True) as connection:
+                connection.execute("create index told_x on told (x)")
+            wait_until(lambda: "cannot be asked what it has used" in unknown(weir), "one is away")
 
 
 @pytest.mark.parametrize("weir", [("1s", '[stream]\nenabled = false\n[cache]\nenabled = true\nfreshness = "proxy"\n')], indirect=True)
