@@ -24,6 +24,27 @@ pub struct Sample {
     pub bound: Vec<Bound>,
 }
 
+/// How a plan is had for values that are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generic {
+    /// By `GENERIC_PLAN` of EXPLAIN.
+    Explain,
+    /// By EXPLAIN EXECUTE of a statement that is prepared for it, with `force_generic_plan`.
+    Prepare,
+}
+
+/// EXPLAIN knows `GENERIC_PLAN` since.
+const GENERIC_PLAN_SINCE: i32 = 160_000;
+
+/// The ways to a plan for values that are not known on a server of this version, to be gone in turn until one is not refused.
+pub fn generic(server_version: i32) -> &'static [Generic] {
+    if server_version >= GENERIC_PLAN_SINCE {
+        &[Generic::Explain, Generic::Prepare]
+    } else {
+        &[Generic::Prepare]
+    }
+}
+
 /// A value in the text format.
 pub fn bound_text(value: impl Into<String>) -> Bound {
     Bound { value: Some(value.into().into_bytes()), is_binary: false, type_oid: 0 }
@@ -189,5 +210,22 @@ fn default(of_type: &str) -> &'static str {
         name if name.ends_with("range") => "empty",
         name if name.starts_with('_') => "{weir}",
         _ => "weir",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_does_not_know_it_is_not_asked() {
+        for (version, expected) in [
+            (150_010, &[Generic::Prepare][..]),
+            (159_999, &[Generic::Prepare]),
+            (160_000, &[Generic::Explain, Generic::Prepare]),
+            (180_001, &[Generic::Explain, Generic::Prepare]),
+        ] {
+            assert_eq!(generic(version), expected, "{version}");
+        }
     }
 }

@@ -21,9 +21,9 @@ use crate::advice::effort::rows_read;
 use crate::advice::mentions::names;
 use crate::advice::plan::Node;
 use crate::advice::plan_text::plan_text;
-use crate::advice::samples::{Bound, Sample, typical};
+use crate::advice::samples::{Bound, Sample};
 use crate::advice::schema::{Schema, TableName};
-use crate::advice::text::{limit_parameters, literals};
+use crate::advice::text::literals;
 use crate::advice::verdict::{Confidence, NoIndex, Proof, Tool, Verdict, hypothetical};
 use crate::config::Login;
 use crate::server::Connector;
@@ -75,11 +75,11 @@ pub struct Request {
 /// A connection for explaining, on one host.
 #[derive(Debug)]
 pub struct Explainer {
-    session: ControlSession,
-    options: ExplainOptions,
+    pub(super) session: ControlSession,
+    pub(super) options: ExplainOptions,
     /// Where HypoPG's functions are.
     hypopg: Option<String>,
-    schema: Schema,
+    pub(super) schema: Schema,
 }
 
 /// EXPLAIN did not say what it should.
@@ -405,27 +405,8 @@ impl Explainer {
         Ok(Some((plan, is_used, bytes)))
     }
 
-    /// Values for parameters that are not known, from the generic plan and the statistics.
-    async fn typical(&mut self, text: &str, types: &[String]) -> Result<Vec<Bound>, ControlError> {
-        // GENERIC_PLAN of EXPLAIN, which 16 has, wants the simple protocol, where a second statement could ride along.
-        let nulls = vec!["NULL"; types.len()].join(", ");
-        let generic = async {
-            self.session.rows(&format!("PREPARE weir_advice AS {text}"), &[]).await?;
-            self.session.rows(GENERIC, &[]).await?;
-            self.session.row(&format!("{EXPLAIN} EXECUTE weir_advice ({nulls})"), &[]).await
-        };
-        let answer = generic.await;
-        self.rollback().await?;
-        // It outlives the rollback; where PREPARE itself failed there is none.
-        let _ = self.session.run("DEALLOCATE weir_advice").await;
-        self.rollback().await?;
-        let Some(plan) = Node::parse(&json(&answer?)) else { return Ok(Vec::new()) };
-        self.learn(&plan).await?;
-        Ok(typical(types, &plan, &self.schema, &limit_parameters(text)))
-    }
-
     /// Looks up what a plan names and is not known yet.
-    async fn learn(&mut self, plan: &Node) -> Result<(), ControlError> {
+    pub(super) async fn learn(&mut self, plan: &Node) -> Result<(), ControlError> {
         let mut tables: Vec<TableName> = Vec::new();
         plan.walk(&mut |node| tables.extend(node.relation.clone()));
         tables.sort();
@@ -468,17 +449,13 @@ impl Explainer {
         self.session.run("SET LOCAL enable_seqscan = off").await
     }
 
-    async fn rollback(&self) -> Result<(), ControlError> {
+    pub(super) async fn rollback(&self) -> Result<(), ControlError> {
         self.session.run("ROLLBACK TO SAVEPOINT weir").await
     }
 }
 
-/// Partitions are kept whatever the NULLs that stand for the values.
-const GENERIC: &str = "SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true),
-       pg_catalog.set_config('enable_partition_pruning', 'off', true)";
-
 /// Never ANALYZE.
-const EXPLAIN: &str = "EXPLAIN (FORMAT JSON, VERBOSE, SETTINGS)";
+pub(super) const EXPLAIN: &str = "EXPLAIN (FORMAT JSON, VERBOSE, SETTINGS)";
 
 /// Functions of these names that are neither PostgreSQL's own nor an extension's. Volatile ones are not run by planning.
 const USER_FUNCTIONS: &str = "
@@ -494,7 +471,7 @@ struct Tried {
 }
 
 /// The answer of EXPLAIN (FORMAT JSON): of type json, read as the text that it is.
-fn json(row: &tokio_postgres::Row) -> String {
+pub(super) fn json(row: &tokio_postgres::Row) -> String {
     row.try_get::<_, Text>(0).map(|text| text.0).unwrap_or_default()
 }
 

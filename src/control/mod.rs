@@ -26,6 +26,7 @@ mod splitting;
 mod stream;
 mod stream_setup;
 mod stream_state;
+mod typical;
 mod users;
 mod visibility;
 mod why;
