@@ -5,6 +5,7 @@ use super::choice::{Choice, Limits, Merits, Trial};
 use super::existing;
 use super::explain_why;
 use super::identifier::quoted;
+use super::include;
 use super::model::Model;
 use super::paths::{Paths, Shape};
 use super::plan::Node;
@@ -171,9 +172,15 @@ impl<'a> Analysis<'a> {
             writes_per_minute: table.writes_per_minute,
             related,
             caveats: self.caveats(table, &candidate),
-            variants: if kind == Kind::CreateIndex { variants(table, &candidate) } else { Vec::new() },
+            variants: if kind == Kind::CreateIndex { self.variants(table, &candidate) } else { Vec::new() },
             index: Some(candidate),
         })
+    }
+
+    /// Other forms that would do.
+    fn variants(&self, table: &Table, candidate: &Candidate) -> Vec<(String, String)> {
+        let covering = include::variant(self.plan, &self.accesses, self.schema, candidate);
+        appended(table, candidate).into_iter().chain(covering).collect()
     }
 
     fn caveats(&self, table: &Table, candidate: &Candidate) -> Vec<String> {
@@ -233,23 +240,23 @@ fn related(table: &Table, candidate: &Candidate) -> Vec<String> {
 }
 
 /// A range of a table that is only appended to: BRIN takes next to no room.
-fn variants(table: &Table, candidate: &Candidate) -> Vec<(String, String)> {
-    let [key] = candidate.keys.as_slice() else { return Vec::new() };
+fn appended(table: &Table, candidate: &Candidate) -> Option<(String, String)> {
+    let [key] = candidate.keys.as_slice() else { return None };
     let column = table.columns.iter().find(|column| quoted(&column.name) == key.expression);
     let is_appended = column.is_some_and(|column| column.correlation.abs() > 0.95) && table.pages > 10_000.0;
     if candidate.method != Method::Btree || candidate.predicate.is_some() || !is_appended {
-        return Vec::new();
+        return None;
     }
     let ddl = verdict::ddl(candidate, table.is_partitioned).replacen(" (", " USING brin (", 1).replacen(
         "_idx ON",
         "_brin_idx ON",
         1,
     );
-    vec![(
+    Some((
         ddl,
         "some hundred kilobytes instead, for ranges only, while rows stay in the order they came in"
             .to_owned(),
-    )]
+    ))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod existing;
 pub mod explain_why;
 pub mod identifier;
 pub mod immutable;
+pub mod include;
 pub mod load;
 pub mod mentions;
 pub mod merge;
