@@ -1,4 +1,4 @@
-//! Keeps what became of advice over a restart, in a small file of its own (`insight.advice_file`).
+//! Keeps what became of advice over a restart, and how long indexes have been there, in a small file of its own (`insight.advice_file`).
 //!
 //! The file is replaced as a whole, so that whenever Weir ends there is an old one or a new one. It is written by a thread of
 //! its own, which a disk that hangs holds up alone.
@@ -33,7 +33,7 @@ impl AdviceFile {
     pub fn start(insight: Arc<Insight>, path: PathBuf) -> io::Result<Self> {
         let before = read(&path)?;
         let before = before.and_then(|text| understood(&path, &text)).unwrap_or_default();
-        insight.state().plans.restore(before.clone());
+        insight.restore(before.clone());
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("weir-advice".to_owned())

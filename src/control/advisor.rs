@@ -158,7 +158,7 @@ impl Advising {
             }
             Err(_) => None,
         };
-        self.insight.state().indexes.found(&dbname, found.as_ref(), Instant::now());
+        self.insight.state().indexes.found(&dbname, found.as_ref(), Instant::now(), SystemTime::now());
     }
 
     async fn answer(&mut self, key: u64) -> Result<Verdict, String> {

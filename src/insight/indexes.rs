@@ -1,14 +1,15 @@
 //! Which tables' indexes are to be looked at, and what was found of them: those that the explained statements use.
 //!
 //! It is seldom looked: when a table is new, after DDL, and every ten minutes. How long an index has been there PostgreSQL does
-//! not say, so it is known for as long as Weir has seen it.
+//! not say, so it is known for as long as Weir has seen it, by the clock on the wall: that outlives a restart.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::HashMap;
 
+use super::keep::{Kept, KeptIndex};
 use crate::advice::existing::{Finding, Inventory, Unknown};
 use crate::advice::schema::TableName;
 use crate::pg::Oid;
@@ -19,8 +20,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// And with one: a table that is new, or DDL.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Tables of one database.
+/// Tables of one database, and indexes that were there before the last start.
 const TABLES_MAX: usize = 1000;
+const RESTORED_MAX: usize = 10_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -35,7 +37,7 @@ pub struct Looked {
     begun: Option<Instant>,
     /// When it last came to something.
     pub at: Option<Instant>,
-    seen: HashMap<Oid, Instant>,
+    seen: HashMap<Oid, (TableName, SystemTime)>,
     /// What is wrong with which index.
     pub findings: Vec<Finding>,
     /// Why nothing is said of unused ones, if nothing is.
@@ -75,7 +77,7 @@ impl Indexes {
     }
 
     /// What was found, having looked. `None`: nobody could be asked, and it is to be tried again.
-    pub fn found(&mut self, dbname: &str, inventory: Option<&Inventory>, now: Instant) {
+    pub fn found(&mut self, dbname: &str, inventory: Option<&Inventory>, now: Instant, wall: SystemTime) {
         let Some(looked) = self.0.get_mut(dbname) else { return };
         let Some(inventory) = inventory else {
             looked.is_doubted = true;
@@ -83,17 +85,48 @@ impl Indexes {
         };
         for table in &inventory.gone {
             looked.tables.remove(table);
+            looked.seen.retain(|_, (of, _)| of != table);
         }
-        let before = std::mem::take(&mut looked.seen);
-        for index in &inventory.indexes {
-            looked.seen.insert(index.oid, before.get(&index.oid).copied().unwrap_or(now));
+        let there: HashMap<Oid, &TableName> =
+            inventory.indexes.iter().map(|index| (index.oid, &index.table)).collect();
+        // What was restored is of tables that nobody has asked about yet, too.
+        let Looked { seen, tables, .. } = looked;
+        seen.retain(|oid, (table, _)| there.contains_key(oid) || !tables.contains(table));
+        for (oid, table) in there {
+            seen.entry(oid).or_insert_with(|| (table.clone(), wall));
         }
         let known = |oid: Oid| {
-            looked.seen.get(&oid).map_or(Duration::ZERO, |seen| now.saturating_duration_since(*seen))
+            let since = looked.seen.get(&oid).and_then(|(_, since)| wall.duration_since(*since).ok());
+            since.unwrap_or_default()
         };
         looked.findings = inventory.findings(known);
         looked.unknown = inventory.unknown();
         looked.at = Some(now);
+    }
+
+    /// Since when indexes have been there, for the next start.
+    pub fn kept(&self, kept: &mut Kept) {
+        for (dbname, looked) in self.0.iter().filter(|(_, looked)| !looked.seen.is_empty()) {
+            let seconds = |at: &SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let mut indexes: Vec<KeptIndex> = looked
+                .seen
+                .iter()
+                .map(|(oid, (table, since))| (oid.0, table.clone(), seconds(since)))
+                .collect();
+            indexes.sort_unstable();
+            kept.0.entry(dbname.to_string()).or_default().indexes = indexes;
+        }
+    }
+
+    /// Takes in what was kept before this start.
+    pub fn restore(&mut self, dbname: &Arc<str>, indexes: Vec<KeptIndex>) {
+        if indexes.is_empty() {
+            return;
+        }
+        let looked = self.0.entry(Arc::clone(dbname)).or_default();
+        for (oid, table, since) in indexes.into_iter().take(RESTORED_MAX) {
+            looked.seen.insert(Oid(oid), (table, UNIX_EPOCH + Duration::from_secs(since)));
+        }
     }
 
     /// What is known, by database.
@@ -162,27 +195,36 @@ mod tests {
         assert_eq!(due(&mut indexes, 610), Some(2), "every ten minutes");
         indexes.doubt();
         assert_eq!(due(&mut indexes, 620), Some(2), "after DDL");
-        indexes.found("app", None, after(620));
+        indexes.found("app", None, after(620), UNIX_EPOCH);
         assert_eq!(due(&mut indexes, 630), Some(2), "nobody could be asked");
-        indexes.found("app", Some(&Inventory { gone: vec![table("u")], ..unused() }), after(630));
+        indexes.found("app", Some(&Inventory { gone: vec![table("u")], ..unused() }), after(630), UNIX_EPOCH);
         assert_eq!(due(&mut indexes, 1230), Some(1), "a table has gone");
     }
 
     #[test]
     fn an_index_is_known_for_as_long_as_it_was_seen() {
         #[expect(clippy::disallowed_methods, reason = "an Instant is had in no other way")]
-        let start = Instant::now();
-        let after = |hours: u64| start + Duration::from_secs(hours * 3600);
+        let now = Instant::now();
+        let after = |hours: u64| UNIX_EPOCH + Duration::from_secs(hours * 3600);
         let mut indexes = Indexes::default();
         indexes.uses(&"app".into(), &[table("t")]);
-        let mut found = |hours, inventory| {
-            indexes.found("app", Some(&inventory), after(hours));
+        let found = |indexes: &mut Indexes, hours, inventory| {
+            indexes.found("app", Some(&inventory), now, after(hours));
             indexes.list()[0].1.findings.len()
         };
-        assert_eq!(found(0, unused()), 0);
-        assert_eq!(found(23, unused()), 0);
-        assert_eq!(found(24, unused()), 1);
-        assert_eq!(found(25, Inventory::default()), 0, "it was dropped");
-        assert_eq!(found(26, unused()), 0, "and is another one");
+        assert_eq!(found(&mut indexes, 0, unused()), 0);
+        assert_eq!(found(&mut indexes, 23, unused()), 0);
+        // A restart, after which another table is asked about first.
+        let mut kept = Kept::default();
+        indexes.kept(&mut kept);
+        let mut indexes = Indexes::default();
+        indexes.restore(&"app".into(), kept.0.remove("app").unwrap().indexes);
+        assert_eq!(indexes.due(now), None, "its table may be used no more");
+        indexes.uses(&"app".into(), &[table("u")]);
+        assert_eq!(found(&mut indexes, 23, Inventory::default()), 0);
+        indexes.uses(&"app".into(), &[table("t")]);
+        assert_eq!(found(&mut indexes, 24, unused()), 1);
+        assert_eq!(found(&mut indexes, 25, Inventory::default()), 0, "it was dropped");
+        assert_eq!(found(&mut indexes, 26, unused()), 0, "and is another one");
     }
 }

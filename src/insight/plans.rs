@@ -194,19 +194,18 @@ impl Plans {
     }
 
     /// What is to be known after the next start.
-    pub fn kept(&self, statistics: &Statistics) -> Kept {
-        let kept = |(dbname, advised): (&Arc<str>, &Advised)| {
-            let entries = advised.book.kept(|name| load(statistics, name, advised.database_key));
-            (!entries.is_empty()).then(|| (dbname.to_string(), entries))
-        };
-        Kept(self.books.iter().filter_map(kept).collect())
+    pub fn kept(&self, statistics: &Statistics, kept: &mut Kept) {
+        for (dbname, Advised { book, database_key }) in &self.books {
+            let advice = book.kept(|name| load(statistics, name, *database_key));
+            if !advice.is_empty() {
+                kept.0.entry(dbname.to_string()).or_default().advice = advice;
+            }
+        }
     }
 
     /// Takes in what was kept before this start.
-    pub fn restore(&mut self, kept: Kept) {
-        for (dbname, entries) in kept.0 {
-            self.advised(&Arc::from(dbname)).book.restore(entries);
-        }
+    pub fn restore(&mut self, dbname: &Arc<str>, advice: Vec<Entry>) {
+        self.advised(dbname).book.restore(advice);
     }
 
     fn advised(&mut self, dbname: &Arc<str>) -> &mut Advised {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::entry::{self, HostName, Slow, ms};
 use super::indexes::Indexes;
-use super::keep::Kept;
+use super::keep::{Kept, KeptDatabase};
 use super::limit::Limiter;
 use super::patterns::Patterns;
 use super::plans::{Plans, Task, changes_plans};
@@ -267,7 +267,20 @@ impl Insight {
     /// What is to be known after the next start.
     pub fn kept(&self) -> Kept {
         let state = self.state();
-        state.plans.kept(&state.statistics)
+        let mut kept = Kept::default();
+        state.plans.kept(&state.statistics, &mut kept);
+        state.indexes.kept(&mut kept);
+        kept
+    }
+
+    /// Takes in what was kept before this start.
+    pub fn restore(&self, kept: Kept) {
+        let mut state = self.state();
+        for (dbname, KeptDatabase { advice, indexes }) in kept.0 {
+            let dbname = Arc::from(dbname);
+            state.plans.restore(&dbname, advice);
+            state.indexes.restore(&dbname, indexes);
+        }
     }
 
     /// Compares statements with what they took before the index that was advised was built; news go into the slow-query log.
