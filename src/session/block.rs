@@ -10,7 +10,7 @@ use crate::route::Reason;
 use crate::sql::command::{Isolation, TransactionModes};
 use crate::sql::{self, Analysis, Command};
 use crate::wire::build::{Report, Severity};
-use crate::wire::frame::{self, MESSAGE_BYTES_MAX, Next};
+use crate::wire::frame::{self, Fields, MESSAGE_BYTES_MAX, Next};
 use crate::wire::{Malformed, backend, build, frontend};
 
 /// A transaction block that is open for its client only.
@@ -263,7 +263,8 @@ impl Session {
 enum Plain {
     /// A simple query.
     Query,
-    /// Parse and Bind without names, perhaps Describe of the portal, Execute, Sync.
+    /// Parse and Bind without names, or Bind of a statement that was prepared before; perhaps Describe of the portal;
+    /// Execute, Sync.
     Extended,
 }
 
@@ -271,6 +272,7 @@ impl Plain {
     fn of(unit: &[u8]) -> Option<Self> {
         let mut tags = [0; 5];
         let mut count = 0;
+        let mut is_named = false;
         let mut rest = unit;
         while let Ok(Next::Frame(message)) = frame::next(rest, MESSAGE_BYTES_MAX) {
             rest = &rest[message.bytes.len()..];
@@ -278,8 +280,11 @@ impl Plain {
             count += 1;
             let is_plain = match message.tag {
                 frontend::PARSE => message.body().first() == Some(&0),
-                // No names, no formats, no values.
-                frontend::BIND => message.body().starts_with(&[0; 6]),
+                frontend::BIND => {
+                    let (name, values) = bound(message.body())?;
+                    is_named = !name.is_empty();
+                    values.starts_with(&[0; 4])
+                }
                 frontend::DESCRIBE => message.body() == b"P\0",
                 frontend::EXECUTE => message.body() == [0; 5],
                 _ => true,
@@ -291,12 +296,26 @@ impl Plain {
         match &tags[..count] {
             [frontend::QUERY] => Some(Self::Query),
             [frontend::PARSE, frontend::BIND, frontend::EXECUTE, frontend::SYNC]
-            | [frontend::PARSE, frontend::BIND, frontend::DESCRIBE, frontend::EXECUTE, frontend::SYNC] => {
+            | [frontend::PARSE, frontend::BIND, frontend::DESCRIBE, frontend::EXECUTE, frontend::SYNC]
+                if !is_named =>
+            {
                 Some(Self::Extended)
             }
+            [frontend::BIND, frontend::EXECUTE, frontend::SYNC]
+            | [frontend::BIND, frontend::DESCRIBE, frontend::EXECUTE, frontend::SYNC] => Some(Self::Extended),
             _ => None,
         }
     }
+}
+
+/// The statement that a Bind without a portal's name is of, and its formats and values: none begin with four zero bytes.
+fn bound(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut fields = Fields::new(body);
+    if !fields.cstr().ok()?.is_empty() {
+        return None;
+    }
+    let name = fields.cstr().ok()?;
+    Some((name, fields.rest()))
 }
 
 /// In PostgreSQL's words.

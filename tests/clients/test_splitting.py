@@ -17,6 +17,7 @@ from wire import (
     Connection,
     bind,
     close_statement,
+    describe_portal,
     errors,
     execute,
     extended,
@@ -83,7 +84,7 @@ def until_served_by_replica(weir, read) -> None:
         assert time.monotonic() < until, "no replica serves it"
 
 
-@pytest.mark.parametrize("way", ["alone", "in a block", "in a block, extended", "prepared"])
+@pytest.mark.parametrize("way", ["alone", "in a block", "in a block, extended", "in a prepared block", "prepared"])
 def test_read_goes_to_a_replica(weir, client, way):
     def read():
         match way:
@@ -98,10 +99,39 @@ def test_read_goes_to_a_replica(weir, client, way):
                 assert status(client.ask(extended("select v from versions"), SYNC)) == "T"
                 ended = client.ask(extended("commit"), SYNC)
                 assert tags(ended) == "12nCZ" and status(ended) == "I"
+            case "in a prepared block":
+                begun = client.ask(bind("begins") + execute(), SYNC)
+                assert tags(begun) == "2CZ" and begun[1].text == "BEGIN" and status(begun) == "T"
+                assert status(client.ask(extended("select v from versions"), SYNC)) == "T"
+                ended = client.ask(bind("ends") + describe_portal() + execute(), SYNC)
+                assert tags(ended) == "2nCZ" and ended[2].text == "COMMIT" and status(ended) == "I"
             case _:
                 assert len(rows(client.ask(extended("select v from versions where id < $1::int", "4"), SYNC))) == 3
 
+    for name, text in [("begins", "begin"), ("ends", "commit")]:
+        assert tags(client.ask(parse(text, name), SYNC)) == "1Z"
     until_served_by_replica(weir, read)
+
+
+def test_prepared_block_is_the_servers_where_it_must_be(client):
+    for name, text in [("begins", "begin"), ("ends", "commit"), ("reads", "select 1 / (v - v) from versions"), ("begins again", "begin")]:
+        assert tags(client.ask(parse(text, name), SYNC)) == "1Z"
+    assert status(client.ask(bind("begins") + execute(), SYNC)) == "T"
+    assert client.value("update versions set v = v + 1 where id = 8 returning v") == "1"
+    assert status(client.query("rollback")) == "I"
+    # COMMIT of a block that failed is a ROLLBACK, by whatever name.
+    assert status(client.ask(bind("begins") + execute(), SYNC)) == "T"
+    assert errors(client.ask(bind("reads") + execute(), SYNC)) == ["22012"]
+    refused = client.ask(bind("begins again") + execute(), SYNC)
+    assert errors(refused) == ["25P02"] and status(refused) == "E"
+    ended = client.ask(bind("ends") + execute(), SYNC)
+    assert ended[1].text == "ROLLBACK" and status(ended) == "I"
+    # Nobody has prepared this, and what comes with a portal's name or with values is the server's to judge.
+    assert errors(client.ask(bind("nobody's") + execute(), SYNC)) == ["26000"]
+    assert errors(client.ask(bind("begins", ("1",)) + execute(), SYNC)) == ["08P01"]
+    assert status(client.ask(bind("begins", portal="p") + execute("p"), SYNC)) == "T"
+    assert status(client.ask(bind("ends") + execute(), SYNC)) == "I"
+    assert client.value("select v from versions where id = 8") == "0"
 
 
 def test_block_becomes_real_at_its_first_write_and_sees_it(client):
