@@ -13,7 +13,7 @@ pub enum Reason {
     Verified,
     /// Its result is being kept.
     Fill,
-    /// It has not been seen of late.
+    /// It has not been seen of late; or none of its shape ever is, so that this one was not looked for.
     Cold,
     /// Its result could not be kept of late: too large, an error, a notice.
     NotKept,

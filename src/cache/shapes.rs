@@ -1,6 +1,7 @@
-//! What the cache has done for each shape: for the console, and to turn a shape off whose results were found to differ.
+//! What the cache has done for each shape: for the console, to turn a shape off whose results were found to differ, and to
+//! look less often for a shape of which nothing is ever found.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ahash::HashMap;
@@ -10,6 +11,12 @@ use crate::sql::Fingerprint;
 
 /// Shapes that are remembered at most; past it those that were of least use are forgotten.
 const SHAPES_MAX: usize = 2048;
+
+/// After so many lookups on end that found nothing, nor anything seen before, a shape is looked for less often.
+const PATIENCE: u32 = 256;
+
+/// Then one in so many is looked for, until one finds something.
+const ONE_IN: u32 = 8;
 
 /// One shape.
 #[derive(Debug)]
@@ -25,9 +32,35 @@ pub struct Shape {
     /// The last reason that was not a hit.
     last: AtomicUsize,
     is_off: AtomicBool,
+    /// Lookups on end that found nothing, and past [`PATIENCE`] those that were spared, too.
+    in_vain: AtomicU32,
 }
 
 impl Shape {
+    /// It is run once more: whether it is to be looked for. A shape with other values each time would be looked for in vain
+    /// for ever; one time in [`ONE_IN`] shows soon enough when that changes.
+    #[inline]
+    pub fn is_worth_a_look(&self) -> bool {
+        let in_vain = self.in_vain.load(Ordering::Relaxed);
+        if in_vain < PATIENCE {
+            return true;
+        }
+        self.in_vain.store(in_vain.checked_add(1).unwrap_or(PATIENCE), Ordering::Relaxed);
+        in_vain.is_multiple_of(ONE_IN)
+    }
+
+    /// A lookup found a result, or that the statement was seen before; or neither.
+    #[inline]
+    pub fn was_looked_for(&self, is_found: bool) {
+        // Two at once may count as one.
+        match self.in_vain.load(Ordering::Relaxed) {
+            0 if is_found => {}
+            _ if is_found => self.in_vain.store(0, Ordering::Relaxed),
+            in_vain if in_vain < PATIENCE => self.in_vain.store(in_vain + 1, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
     /// It was asked for, and came to this; a hit saved so many microseconds.
     #[inline]
     pub fn count(&self, reason: Reason, saved_us: u64) {
@@ -114,6 +147,7 @@ impl Shapes {
             saved_us: AtomicU64::new(0),
             last: AtomicUsize::new(0),
             is_off: AtomicBool::new(false),
+            in_vain: AtomicU32::new(0),
         });
         shapes.insert(fingerprint, Arc::clone(&shape));
         shape
@@ -148,6 +182,26 @@ fn make_room(shapes: &mut HashMap<Fingerprint, Arc<Shape>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_in_eight_is_looked_for_when_nothing_is_found_for_long() {
+        let shape = Shapes::default().shape(Fingerprint(1), String::new);
+        let looks = |times: u32| {
+            let look = |_: &u32| {
+                let looks = shape.is_worth_a_look();
+                if looks {
+                    shape.was_looked_for(false);
+                }
+                looks
+            };
+            (0..times).filter(look).count()
+        };
+        assert_eq!(looks(PATIENCE), 256);
+        assert_eq!(looks(8000), 1000);
+        shape.was_looked_for(true);
+        assert_eq!(looks(PATIENCE), 256, "it is patient again");
+        assert_eq!(looks(80), 10);
+    }
 
     #[test]
     fn what_saved_most_stays() {

@@ -72,11 +72,8 @@ impl Verdicts {
         cache: &Cache,
         settings: &SharedSettings,
     ) -> Arc<Verdict> {
-        let address = Arc::as_ptr(plan) as usize;
-        if let Some(known) = self.0.get(&address)
-            && Arc::ptr_eq(&known.settings, settings)
-        {
-            return Arc::clone(&known.verdict);
+        if let Some(known) = self.known(plan, settings) {
+            return Arc::clone(known);
         }
         let verdict = Arc::new(find_out(plan, evidence, epochs, cache, &settings.cache));
         if self.0.len() >= ENTRIES_MAX {
@@ -85,9 +82,20 @@ impl Verdicts {
         let known =
             Known { plan: Arc::clone(plan), settings: Arc::clone(settings), verdict: Arc::clone(&verdict) };
         debug_assert!(Arc::ptr_eq(&known.plan, plan));
-        self.0.insert(address, known);
+        self.0.insert(address_of(plan), known);
         verdict
     }
+
+    /// The verdict on a plan, if it was found out before.
+    #[inline]
+    pub fn known(&self, plan: &Arc<Plan>, settings: &SharedSettings) -> Option<&Arc<Verdict>> {
+        let known = self.0.get(&address_of(plan))?;
+        Arc::ptr_eq(&known.settings, settings).then_some(&known.verdict)
+    }
+}
+
+fn address_of(plan: &Arc<Plan>) -> usize {
+    Arc::as_ptr(plan) as usize
 }
 
 fn find_out(

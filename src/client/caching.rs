@@ -139,6 +139,23 @@ impl Caching {
         }))
     }
 
+    /// Whether what is known of a plan from before is enough: its results may not be kept, or nothing of its shape is ever
+    /// found. Most units that are not answered from memory go no further.
+    #[inline]
+    pub(super) fn need_not_look(&self, plan: &Arc<Plan>, verdicts: &Verdicts) -> bool {
+        let looks_again = self.asked.is_some() || self.has_waited;
+        let Some(verdict) = verdicts.known(plan, &self.settings).filter(|_| !looks_again) else {
+            return false;
+        };
+        let reason = match verdict.may_keep {
+            Err(reason) => reason,
+            Ok(()) if !verdict.shape.is_worth_a_look() => Reason::Cold,
+            Ok(()) => return false,
+        };
+        self.count(reason, verdict);
+        true
+    }
+
     /// Looks for a unit's result.
     pub(super) fn look(
         &mut self,
@@ -188,8 +205,7 @@ impl Caching {
             self.find(search, proxy.started)
         });
         Ok(found.unwrap_or_else(|reason| {
-            self.cache.counts.count(reason);
-            verdict.shape.count(reason, 0);
+            self.count(reason, &verdict);
             Looked::Ask(None)
         }))
     }
@@ -208,6 +224,7 @@ impl Caching {
             Found::Hit(entry) if entry.age(now) >= terms.ttl => is_hot = true,
             Found::Hit(entry) if !self.is_to_be_compared() => {
                 self.count_hit(&entry);
+                verdict.shape.was_looked_for(true);
                 return Ok(Looked::Hit(entry));
             }
             Found::Hit(entry) => known = Some(entry),
@@ -218,6 +235,7 @@ impl Caching {
             Some(asked) => asked.is_hot,
             None => self.cache.doorkeeper.is_hot(key.hash(), since, window),
         };
+        verdict.shape.was_looked_for(is_hot || known.is_some());
         // What was hot before Weir was started it does not know yet.
         let once_more = asked.as_ref().map(|asked| asked.once_more);
         let may_share =
@@ -233,7 +251,7 @@ impl Caching {
         let asks = may_share && sharing.is_some();
         if let Some(mut asked) = asked.filter(|_| !asks) {
             if asked.is_current() {
-                self.count_fill(Reason::Fill, verdict);
+                self.count(Reason::Fill, verdict);
                 return Ok(Looked::Ask(Some(asked)));
             }
             sharing = asked.sharing.take();
@@ -265,7 +283,7 @@ impl Caching {
                 if asks {
                     return Ok(Looked::Share(filling));
                 }
-                self.count_fill(reason, verdict);
+                self.count(reason, verdict);
                 Ok(Looked::Ask(Some(filling)))
             }
         }
@@ -276,7 +294,7 @@ impl Caching {
         self.asked = Some(filling);
     }
 
-    fn count_fill(&self, reason: Reason, verdict: &Verdict) {
+    fn count(&self, reason: Reason, verdict: &Verdict) {
         self.cache.counts.count(reason);
         verdict.shape.count(reason, 0);
     }

@@ -298,7 +298,7 @@ impl Routing {
         })
     }
 
-    /// Looks for the unit's result in memory; `None`: nothing is kept.
+    /// Looks for the unit's result in memory; `None`: nothing is kept, or need be looked for.
     #[expect(clippy::too_many_arguments, reason = "what is known of one unit, gathered by its one caller")]
     fn look(
         &mut self,
@@ -317,6 +317,9 @@ impl Routing {
         if std::mem::replace(&mut plans.changes, changes) != changes {
             // What clients were told of their prepared statements' columns may not be so any more.
             proxy.sessions.ddl_epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        if caching.need_not_look(plan, &plans.verdicts) {
+            return Ok(None);
         }
         let catalog = plans.reader.current().ok().map(Arc::clone);
         let mut around =
