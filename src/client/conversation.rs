@@ -6,8 +6,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::Proxy;
-use super::caching::Filling;
 use super::fault::Fault;
+use super::filling::Filling;
 use super::held::Held;
 use super::registry::{Activity, Registered, Signal};
 use super::relay::{Relay, Relayed, Traffic};

@@ -10,6 +10,7 @@ mod commits;
 mod conversation;
 mod downward;
 mod fault;
+mod filling;
 mod held;
 mod login;
 mod memos;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 use super::Proxy;
-use super::caching::Filling;
 use super::fault::Fault;
+use super::filling::Filling;
 use super::registry::{Activity, Handle, Signal};
 use super::routing::Routing;
 use crate::insight::Watch;

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Proxy;
-use super::caching::{Around, Caching, Filling, Looked, Sought};
+use super::caching::{Around, Caching, Looked, Sought};
 use super::fault::Fault;
+use super::filling::Filling;
 use crate::cache::{Doubt, Entry, Landing};
 use crate::catalog::defaults::{Defaults, SessionDefaults};
 use crate::catalog::{Catalog, Change, OnPrimary, SearchPath};
