@@ -1,12 +1,16 @@
 # syntax=docker/dockerfile:1
 FROM rust:1-slim-bookworm AS build
+# `docker build --build-arg GUIDED=yes .` builds Weir as it is to be released: twice, with PostgreSQL to work against in between.
+ARG GUIDED=no
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+COPY scripts/setup scripts/release scripts/
 COPY src src
 COPY benches benches
 COPY examples/flask/sample.sql examples/flask/
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin weir && cp target/release/weir /weir
+    if [ "$GUIDED" = yes ]; then scripts/release && cp target/guided/weir /weir; \
+    else cargo build --release --locked --bin weir && cp target/release/weir /weir; fi
 
 FROM debian:bookworm-slim
 RUN apt-get update \
