@@ -27,10 +27,12 @@
 //! | `COLLATE c`, `VARIADIC`, `EXCLUDE TIES`, `SYMMETRIC`, `(a).*` | nothing, and `(a)` | not known everywhere |
 //! | `a ISNULL`, `a NOTNULL` | `a IS NULL`, `a IS NOT NULL` | not known |
 
+mod look;
+mod rewrite;
+
 use super::class::{Access, Call, Mention, Name, Otherwise, Perhaps};
 use super::keywords::{begins_query, is_type_keyword, may_precede_string, takes_parenthesis, value_function};
 use super::limits::Size;
-use super::literal::Identifier;
 use super::scan::{Scanner, Token, TokenKind};
 
 /// What the tokens say.
@@ -139,7 +141,7 @@ struct Reader<'a> {
     witness: Witness,
 }
 
-impl<'a> Reader<'a> {
+impl Reader<'_> {
     /// Reads the token at `at`, perhaps more; gives the next.
     fn step(&mut self, at: usize) -> usize {
         let token = self.tokens[at];
@@ -520,202 +522,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// FOR UPDATE | NO KEY UPDATE | SHARE | KEY SHARE
-    fn is_lock(&mut self, at: usize) -> bool {
-        // `substring(a for key)`
-        !self.level().call_with_from && matches!(self.word_at(at + 1), "update" | "no" | "share" | "key")
-    }
-
-    /// Leaves a locking clause out.
-    fn lock(&mut self, at: usize) -> usize {
-        self.witness.locks_rows = true;
-        self.level().from = From::Outside;
-        let mut end = at + 1;
-        while matches!(self.word_at(end), "no" | "key" | "update" | "share") {
-            end += 1;
-        }
-        if self.word_at(end) == "of" {
-            loop {
-                end = self.chain(end + 1).1;
-                if !self.is_kind(end, TokenKind::Comma) {
-                    break;
-                }
-            }
-        }
-        if self.word_at(end) == "nowait" {
-            end += 1;
-        } else if self.word_at(end) == "skip" && self.word_at(end + 1) == "locked" {
-            end += 2;
-        }
-        self.replace(at, end, "");
-        end
-    }
-
-    /// EXCLUDE CURRENT ROW | GROUP | TIES | NO OTHERS, at the end of a window's frame.
-    fn frame_exclusion(&mut self, at: usize) -> usize {
-        let end = match (self.word_at(at + 1), self.word_at(at + 2)) {
-            ("current", "row") | ("no", "others") => at + 3,
-            ("group" | "ties", _) => at + 2,
-            _ => return self.identifier(at),
-        };
-        self.replace(at, end, "");
-        end
-    }
-
-    /// `'1 day'::interval` at the beginning of a frame's bound, where the parser takes a string for an INTERVAL.
-    fn begins_bound(&self, at: usize) -> bool {
-        let before = at.checked_sub(1).map_or("", |before| self.word_at(before));
-        matches!(before, "between" | "and" | "range" | "rows" | "groups")
-            && self.is_kind(at + 1, TokenKind::TypeCast)
-    }
-
-    /// SEARCH DEPTH | BREADTH FIRST BY a, b SET c; CYCLE a, b SET c [TO constant DEFAULT constant] USING d: behind a WITH
-    /// query. Names of columns only.
-    fn search_and_cycle(&mut self, at: usize) -> usize {
-        let mut end = at;
-        if self.word_at(at) == "search" {
-            let is_search = matches!(self.word_at(at + 1), "depth" | "breadth")
-                && self.word_at(at + 2) == "first"
-                && self.word_at(at + 3) == "by";
-            match self.columns(at + 4) {
-                Some(columns) if is_search && self.word_at(columns) == "set" => end = columns + 2,
-                _ => return self.identifier(at),
-            }
-        }
-        if self.word_at(end) == "cycle" {
-            match self.cycle(end) {
-                Some(behind) => end = behind,
-                None => return self.identifier(at),
-            }
-        }
-        self.replace(at, end, "");
-        end
-    }
-
-    /// Where CYCLE ends.
-    fn cycle(&self, at: usize) -> Option<usize> {
-        let mut end = self.columns(at + 1)?;
-        if self.word_at(end) != "set" || !self.is_name(end + 1) {
-            return None;
-        }
-        end += 2;
-        if self.word_at(end) == "to" {
-            if !self.is_constant(end + 1) || self.word_at(end + 2) != "default" || !self.is_constant(end + 3)
-            {
-                return None;
-            }
-            end += 4;
-        }
-        (self.word_at(end) == "using" && self.is_name(end + 1)).then_some(end + 2)
-    }
-
-    /// What follows the list of names that begins at `at`.
-    fn columns(&self, mut at: usize) -> Option<usize> {
-        while self.is_name(at) {
-            at += 1;
-            if !self.is_kind(at, TokenKind::Comma) {
-                return Some(at);
-            }
-            at += 1;
-        }
-        None
-    }
-
-    fn is_name(&self, at: usize) -> bool {
-        self.tokens.get(at).is_some_and(|token| token.kind.is_identifier())
-    }
-
-    fn is_constant(&self, at: usize) -> bool {
-        matches!(self.word_at(at), "true" | "false" | "null")
-            || self.is_kind(at, TokenKind::String)
-            || self.is_kind(at, TokenKind::Integer)
-    }
-
-    /// Whether `USING (a, b)` stands in front of `at`, where an alias for it begins.
-    fn closes_using(&self, at: usize) -> bool {
-        let Some(close) = at.checked_sub(1).filter(|&close| self.is_kind(close, TokenKind::CloseParen))
-        else {
-            return false;
-        };
-        let Some(open) = (0..close).rev().find(|&open| self.is_kind(open, TokenKind::OpenParen)) else {
-            return false;
-        };
-        open > 0
-            && self.word_at(open - 1) == "using"
-            && self.columns(open + 1) == Some(close)
-            && self.is_name(at + 1)
-            && !self.is_kind(at + 2, TokenKind::OpenParen)
-    }
-
-    /// Whether a SELECT has no columns: what it may be followed by is there.
-    fn selects_nothing(&self, at: usize) -> bool {
-        let is_end = self.tokens.get(at).is_none_or(|token| token.kind == TokenKind::CloseParen);
-        is_end
-            || matches!(
-                self.word_at(at),
-                "from" | "where" | "having" | "order" | "limit" | "offset" | "union" | "except" | "intersect"
-            )
-    }
-
-    /// The target of ON CONFLICT, in front of DO: columns, or the expressions and the condition of an index, which are
-    /// immutable.
-    fn conflict_target(&mut self, at: usize) -> usize {
-        let mut end = at + 1;
-        let mut depth = 0_usize;
-        while let Some(token) = self.tokens.get(end) {
-            match token.kind {
-                TokenKind::OpenParen => depth += 1,
-                TokenKind::CloseParen => depth = depth.saturating_sub(1),
-                TokenKind::Word if depth == 0 && self.source(end) == "do" => break,
-                _ => {}
-            }
-            end += 1;
-        }
-        self.replace(at + 1, end, "");
-        end
-    }
-
-    /// The `*` that stands for columns, or for nothing in `count(*)`.
-    fn is_wildcard(&self, at: usize) -> bool {
-        let Some(before) = at.checked_sub(1) else {
-            return false;
-        };
-        match self.tokens[before].kind {
-            TokenKind::Dot | TokenKind::OpenParen | TokenKind::Comma => true,
-            TokenKind::Word => matches!(self.source(before), "select" | "returning" | "distinct" | "all"),
-            _ => false,
-        }
-    }
-
-    /// The operator at `at`, which stands in the tokens from `first` to before `end`.
-    fn operator(&mut self, at: usize, first: usize, end: usize) -> usize {
-        self.witness.size.operators += 1;
-        let operator = self.source(at);
-        if operator == "*" && self.is_wildcard(at) {
-            return end;
-        }
-        if self.witness.operators.last().is_none_or(|last| **last != *operator) {
-            self.witness.operators.push(operator.into());
-        }
-        let is_common = matches!(
-            operator,
-            "=" | "<>" | "!=" | "<" | ">" | "<=" | ">=" | "+" | "-" | "*" | "/" | "%" | "||" | "=>"
-        );
-        if !is_common || first != at {
-            let before_list = matches!(self.word_at(end), "any" | "all" | "some");
-            self.replace(first, end, if before_list { "= " } else { "+ " });
-        }
-        end
-    }
-
-    /// TABLE as a query is where a query begins.
-    fn begins_query(&self, at: usize, before: &str) -> bool {
-        at == 0
-            || self.is_kind(at - 1, TokenKind::OpenParen)
-            || self.is_kind(at - 1, TokenKind::CloseParen)
-            || matches!(before, "union" | "except" | "intersect" | "all" | "distinct")
-    }
-
     /// Whether a word in front of a parenthesis belongs to the grammar and is no function. Words that could also name
     /// a function count by the token before them.
     fn is_construct(&self, word: &str, before: Option<usize>) -> bool {
@@ -732,74 +538,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn copy_up_to(&mut self, end: usize) {
-        self.witness.rewritten.push_str(self.shape.get(self.copied..end).unwrap_or_default());
-        self.copied = self.copied.max(end);
-    }
-
-    /// Writes `with` for the tokens from `first` to before `end`.
-    fn replace(&mut self, first: usize, end: usize, with: &str) {
-        self.copy_up_to(self.tokens[first].span.start);
-        self.witness.rewritten.push_str(with);
-        self.copied = self.tokens.get(end).map_or(self.shape.len(), |token| token.span.start);
-    }
-
-    /// The name that the identifier at `at` stands for.
-    fn name_at(&self, at: usize) -> Box<str> {
-        let token = self.tokens[at];
-        let source = token.span.of(self.shape.as_bytes());
-        Identifier::read(token.kind, source)
-            .map_or_else(|| String::from_utf8_lossy(source).into_owned(), |name| name.to_string())
-            .into()
-    }
-
-    /// The dotted name that begins at `at`, and what follows it. Empty if there is none.
-    fn chain(&self, at: usize) -> (Vec<Box<str>>, usize) {
-        let mut parts = Vec::new();
-        let mut end = at;
-        while self.tokens.get(end).is_some_and(|token| token.kind.is_identifier()) {
-            parts.push(self.name_at(end));
-            end += 1;
-            if !self.is_kind(end, TokenKind::Dot) {
-                break;
-            }
-            end += 1;
-        }
-        (parts, end)
-    }
-
-    /// Where the dotted name begins whose last part is at `last`.
-    fn chain_start(&self, last: usize) -> usize {
-        let mut first = last;
-        while first >= 2
-            && self.is_kind(first - 1, TokenKind::Dot)
-            && self.tokens[first - 2].kind.is_identifier()
-        {
-            first -= 2;
-        }
-        first
-    }
-
     fn level(&mut self) -> &mut Level {
         let last = self.levels.len() - 1;
         &mut self.levels[last]
-    }
-
-    fn source(&self, at: usize) -> &'a str {
-        let span = self.tokens[at].span;
-        self.shape.get(span.start..span.end).unwrap_or_default()
-    }
-
-    /// The word at `at`; empty if there is something else.
-    fn word_at(&self, at: usize) -> &'a str {
-        if self.is_kind(at, TokenKind::Word) { self.source(at) } else { "" }
-    }
-
-    fn is_operator(&self, at: usize, operator: &str) -> bool {
-        self.is_kind(at, TokenKind::Operator) && self.source(at) == operator
-    }
-
-    fn is_kind(&self, at: usize, kind: TokenKind) -> bool {
-        self.tokens.get(at).is_some_and(|token| token.kind == kind)
     }
 }
