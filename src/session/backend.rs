@@ -8,7 +8,7 @@ use super::statement::SERVER_NAME_PREFIX;
 use super::writes::Committed;
 use super::{Finished, ServerState, Session, Shared, Verdict};
 use crate::pg::{ProcessId, SqlState, TransactionStatus};
-use crate::sql::{Analysis, Command, Statement, command};
+use crate::sql::{Analysis, Command, Pin, Statement, command};
 use crate::wire::frame::{Fields, Frame};
 use crate::wire::{Malformed, backend, build};
 
@@ -141,12 +141,17 @@ impl Session {
                 _ => unexpected,
             },
             backend::BIND_COMPLETE => match server.queue.pop_front() {
-                Some(Expected::Bind { shown: true, .. }) => Ok(Backend::FORWARD),
+                Some(Expected::Bind { shown: true, is_unknown, .. }) => {
+                    if is_unknown {
+                        self.pins.insert(Pin::UnknownStatement);
+                    }
+                    Ok(Backend::FORWARD)
+                }
                 Some(Expected::Bind { shown: false, .. }) => Ok(Backend::SWALLOW),
                 _ => unexpected,
             },
             backend::CLOSE_COMPLETE => match server.queue.pop_front() {
-                Some(Expected::Close { shown: true, .. }) => Ok(Backend::FORWARD),
+                Some(Expected::Close { shown: true, .. } | Expected::CloseSql(_)) => Ok(Backend::FORWARD),
                 Some(Expected::Close { shown: false, .. }) => Ok(Backend::SWALLOW),
                 _ => unexpected,
             },
@@ -381,6 +386,7 @@ impl Session {
                     server.prepared.insert(statement);
                 }
                 Expected::Close { evicted: None, .. } => server.unnamed = Unnamed::InDoubt,
+                Expected::CloseSql(name) => self.note_sql_name(name),
                 Expected::ForgetSequences => self.same_server = false,
                 Expected::Local { undo: Some(undo), .. } | Expected::Query { renamed: Some(undo), .. } => {
                     self.undo_name(*undo, server);
@@ -399,6 +405,7 @@ impl Session {
                 Expected::Parse { undo: Some(undo), .. }
                 | Expected::Local { undo: Some(undo), .. }
                 | Expected::Query { renamed: Some(undo), .. } => self.undo_name(*undo, server),
+                Expected::CloseSql(name) => self.note_sql_name(name),
                 Expected::Forgot(statement) => self.unnamed = statement,
                 _ => {}
             }
@@ -503,7 +510,7 @@ type OurNameAndTheirs = (Box<[u8]>, Box<[u8]>);
 /// Our name and the client's of the statement that the failed message spoke of.
 fn names_in_error(message: &[u8], server: &ServerState) -> Option<OurNameAndTheirs> {
     match server.queue.front() {
-        Some(Expected::Bind { shown: true, name }) => {
+        Some(Expected::Bind { shown: true, name, .. }) => {
             let name = name.as_deref().unwrap_or_default();
             Some((server_name_in(message)?.into(), name.into()))
         }

@@ -136,7 +136,7 @@ impl Session {
                 self.uses_sequences = false;
             }
             Command::Prepare(name) if tag == b"PREPARE" => {
-                self.sql_names.get_or_insert_default().insert(name.as_bytes().into());
+                self.note_sql_name(name.as_bytes().into());
             }
             Command::Deallocate(name) => {
                 if let Some(names) = &mut self.sql_names {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::effects::{UnknownSetting, bound_settings};
+use super::naming::names_statement;
 use super::naming::{NO_TYPES, SCRATCH_NAME, close_scratch};
 use super::server_state::{Expected, Running, UndoName, Unnamed, changes_names};
 use super::{ServerState, Session, Settings, Shared, Statement, Verdict};
@@ -72,7 +73,13 @@ impl Session {
             return Ok(true);
         }
         // Where nothing is owed, nothing is in doubt; and during COPY nothing is answered before the data end.
-        if server.doubts == 0 || server.queue.is_empty() || server.copying_in {
+        if server.queue.is_empty() || server.copying_in {
+            return Ok(false);
+        }
+        if server.owes_client() && names_another(message)? {
+            return Ok(true);
+        }
+        if server.doubts == 0 {
             return Ok(false);
         }
         let name = match message.tag {
@@ -208,7 +215,7 @@ impl Session {
         build::parse(out, SCRATCH_NAME, FORGET_SEQUENCES, NO_TYPES);
         server.queue.push_back(Expected::Parse { statement: None, shown: false, undo: None });
         build::bind(out, SCRATCH_NAME, SCRATCH_NAME, NO_PARAMETERS);
-        server.queue.push_back(Expected::Bind { shown: false, name: None });
+        server.queue.push_back(Expected::Bind { shown: false, name: None, is_unknown: false });
         build::execute(out, SCRATCH_NAME);
         server.queue.push_back(Expected::ForgetSequences);
         close_scratch(server, out);
@@ -308,11 +315,12 @@ impl Session {
         server.portals.bind(bind.portal, running);
         let Some(statement) = statement else {
             server.again.forget();
-            server.queue.push_back(Expected::Bind { shown: true, name });
+            let is_unknown = !bind.statement.is_empty();
+            server.queue.push_back(Expected::Bind { shown: true, name, is_unknown });
             return Ok(Verdict::Forward);
         };
         self.keep_bind(message, &statement, server);
-        server.queue.push_back(Expected::Bind { shown: true, name });
+        server.queue.push_back(Expected::Bind { shown: true, name, is_unknown: false });
         // The head of a long Bind may be all there is: the rest is relayed as it comes, so the length is written
         // for the whole.
         let missing = message.body_bytes - message.body.len();
@@ -398,6 +406,9 @@ impl Session {
                 let undo = Some(Box::new(UndoName { name: name.into(), before: Some(statement) }));
                 server.queue.push_back(Expected::Local { tag: backend::CLOSE_COMPLETE, undo });
                 return Ok(Verdict::Replace);
+            } else if self.sql_names.as_mut().is_some_and(|names| names.remove(name)) {
+                server.queue.push_back(Expected::CloseSql(name.into()));
+                return Ok(Verdict::Forward);
             }
         }
         server.queue.push_back(Expected::Close { evicted: None, shown: true });
@@ -411,6 +422,19 @@ impl Session {
             server.queue.push_back(Expected::Forgot(statement));
         }
     }
+}
+
+/// Whether it is PREPARE, EXECUTE or DEALLOCATE, which may name any statement; and whether the server has that, and takes it
+/// where the block may have failed, what is owed will tell. Parsed by a name they are not looked at.
+fn names_another(message: Message<'_>) -> Result<bool, Malformed> {
+    Ok(match message.tag {
+        frontend::QUERY if message.is_whole() => names_statement(frontend::query(message.body)?),
+        frontend::PARSE if message.is_whole() => {
+            let parse = frontend::parse(message.body)?;
+            parse.name.is_empty() && names_statement(parse.text)
+        }
+        _ => false,
+    })
 }
 
 /// Whether it runs code that is not in its text: a trigger, a rule, a function in a view.

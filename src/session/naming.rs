@@ -97,12 +97,12 @@ impl Session {
         if let Some(existing) = self.named(parse.name) {
             return Ok(parse_duplicate(parse, &existing, server, out));
         }
-        if self.sql_names.as_ref().is_some_and(|names| names.contains(parse.name)) {
-            server.queue.push_back(Expected::Parse { statement: None, shown: true, undo: None });
-            return Ok(Verdict::Forward);
-        }
-        if self.statements.as_ref().is_some_and(|map| map.len() >= shared.statements_per_client_max) {
-            self.pins.insert(Pin::SqlPrepare);
+        let is_sql_name = self.sql_names.as_ref().is_some_and(|names| names.contains(parse.name));
+        let are_too_many =
+            || self.statements.as_ref().is_some_and(|map| map.len() >= shared.statements_per_client_max);
+        if is_sql_name || are_too_many() {
+            // The server refuses it, or keeps it under the client's own name.
+            self.pins.insert(Pin::UnknownStatement);
             server.queue.push_back(Expected::Parse { statement: None, shown: true, undo: None });
             return Ok(Verdict::Forward);
         }
@@ -189,6 +189,11 @@ impl Session {
             None => {}
         }
         statement
+    }
+
+    /// SQL's PREPARE has given this name.
+    pub(super) fn note_sql_name(&mut self, name: Box<[u8]>) {
+        self.sql_names.get_or_insert_default().insert(name);
     }
 
     pub(super) fn named(&self, name: &[u8]) -> Option<Arc<Statement>> {
@@ -279,6 +284,16 @@ fn parse_duplicate(
 pub(super) fn close_scratch(server: &mut ServerState, out: &mut Vec<u8>) {
     build::close_statement(out, SCRATCH_NAME);
     server.queue.push_back(Expected::Close { evicted: None, shown: false });
+}
+
+/// Whether a text is PREPARE, EXECUTE or DEALLOCATE: its first word says so.
+pub(super) fn names_statement(text: &[u8]) -> bool {
+    let mut tokens = Scanner::new(text, true);
+    let first = tokens.find(|token| !matches!(token.kind, TokenKind::Comment | TokenKind::Semicolon));
+    first.is_some_and(|first| {
+        let word = first.span.of(text);
+        [&b"prepare"[..], b"execute", b"deallocate"].iter().any(|known| word.eq_ignore_ascii_case(known))
+    })
 }
 
 /// The text of a PREPARE, EXECUTE or DEALLOCATE with another name for the statement.

@@ -204,6 +204,8 @@ pub(super) enum Expected {
         shown: bool,
         /// What the client calls the statement, if not by the empty name.
         name: Option<Arc<[u8]>>,
+        /// Nobody here knows what the statement does: SQL has prepared it.
+        is_unknown: bool,
     },
     /// CommandComplete of our `DISCARD SEQUENCES` within a batch.
     ForgetSequences,
@@ -214,6 +216,8 @@ pub(super) enum Expected {
         /// The client waits for the reply.
         shown: bool,
     },
+    /// CloseComplete, of a name that SQL's PREPARE has given.
+    CloseSql(Box<[u8]>),
     /// ParameterDescription, then RowDescription or NoData; or just the latter, for a portal.
     Describe,
     /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended.
@@ -262,6 +266,7 @@ impl Expected {
             | Self::Bind { .. }
             | Self::ForgetSequences
             | Self::Close { .. }
+            | Self::CloseSql(_)
             | Self::Describe
             | Self::Execute(_)
             | Self::CopyEnd
@@ -288,9 +293,11 @@ impl Expected {
         }
     }
 
-    fn undo(&self) -> Option<&UndoName> {
+    /// The client's name of a statement that means something else from here on, unless this is skipped.
+    fn renames(&self) -> Option<&[u8]> {
         match self {
-            Self::Parse { undo, .. } | Self::Local { undo, .. } => undo.as_deref(),
+            Self::Parse { undo, .. } | Self::Local { undo, .. } => undo.as_deref().map(|undo| &*undo.name),
+            Self::CloseSql(name) => Some(name),
             _ => None,
         }
     }
@@ -354,7 +361,7 @@ impl ServerState {
     /// stands for, or prepares or closes a statement that is `meant`.
     pub(super) fn is_in_doubt(&self, name: &[u8], meant: impl Fn(&Statement) -> bool) -> bool {
         self.doubtful().any(|expected| {
-            expected.undo().is_some_and(|undo| !name.is_empty() && *undo.name == *name)
+            expected.renames().is_some_and(|renamed| !name.is_empty() && renamed == name)
                 || expected.concerns().is_some_and(&meant)
                 || expected.changes_names()
         })
@@ -367,7 +374,7 @@ impl ServerState {
             Expected::Forgot(_)
             | Expected::Parse { statement: None, .. }
             | Expected::Close { evicted: None, .. } => true,
-            _ => expected.undo().is_some_and(|undo| undo.name.is_empty()),
+            _ => expected.renames().is_some_and(<[u8]>::is_empty),
         })
     }
 
@@ -377,7 +384,7 @@ impl ServerState {
     pub(super) fn doubtful(&self) -> impl Iterator<Item = &Expected> {
         let closed = self.closed();
         let changes = |expected: &Expected| {
-            expected.concerns().is_some() || expected.undo().is_some_and(|undo| !undo.name.is_empty())
+            expected.concerns().is_some() || expected.renames().is_some_and(|renamed| !renamed.is_empty())
         };
         let is_doubtful = move |(index, expected): &(usize, &Expected)| {
             expected.changes_names() || *index < closed && changes(expected)

@@ -33,7 +33,7 @@ impl Session {
             prepare(&statement, server, out);
         }
         build::bind(out, b"", &statement.server_name, &server.template.values);
-        server.queue.push_back(Expected::Bind { shown: false, name: None });
+        server.queue.push_back(Expected::Bind { shown: false, name: None, is_unknown: false });
         build::frame(out, frontend::DESCRIBE, |body| body.extend_from_slice(b"P\0"));
         server.queue.push_back(Expected::Describe);
         build::execute(out, b"");

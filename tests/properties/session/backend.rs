@@ -58,7 +58,6 @@ pub(super) struct Prepared {
 }
 
 /// A portal; a cursor is one too.
-#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 #[derive(Clone, Debug)]
 pub(super) struct Portal {
     pub(super) sql: Sql,
@@ -66,7 +65,8 @@ pub(super) struct Portal {
     pub(super) parameters: Vec<String>,
     /// Rows still to come, once it was run; and the tag of a utility statement.
     pub(super) rows: Option<(VecDeque<String>, String)>,
-    pub(super) is_done: bool,
+    /// The batch in which it ran to its end.
+    pub(super) done_in: Option<usize>,
     pub(super) is_failed: bool,
     pub(super) is_cursor: bool,
     pub(super) is_held: bool,

@@ -36,6 +36,12 @@ pub(super) fn reason(client: &Client, backend: &Backend, step: &Step) -> Option<
     {
         return Some("README: RESET reports the server's own default first");
     }
+    if let Step::Query(text) | Step::Parse { text, .. } = step
+        && backend.is_failed()
+        && sql::parse(text).is_err()
+    {
+        return Some("README: a block that has only read refuses all but its end");
+    }
     match step {
         Step::Query(text) => {
             let statements = statements(text);
@@ -94,7 +100,7 @@ pub(super) fn reason(client: &Client, backend: &Backend, step: &Step) -> Option<
             if names_statement(&portal.sql) && !names_protocol_statement(backend, &portal.sql) {
                 return Some(SEES_SQL_ONLY);
             }
-            let again = portal.is_done && portal.kind == Kind::UtilityRows;
+            let again = portal.done_in.is_some() && portal.kind == Kind::UtilityRows;
             again.then_some("model: a utility statement's rows, a second time")
         }
         _ => None,
@@ -159,5 +165,5 @@ const GONE: &str = "README: a portal that was run is gone with its batch";
 
 /// It has run to its end, in a batch before: its server may be another one by now, or have never been.
 fn is_over(portal: &Portal, backend: &Backend) -> bool {
-    portal.is_done && !backend.in_batch
+    portal.done_in.is_some_and(|batch| batch < backend.batch)
 }

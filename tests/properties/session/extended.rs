@@ -90,7 +90,7 @@ impl Backend {
             kind,
             parameters,
             rows: None,
-            is_done: false,
+            done_in: None,
             is_failed: false,
             is_cursor: false,
             is_held: false,
@@ -151,15 +151,18 @@ impl Backend {
         if self.is_failed() && !portal.sql.ends_block() {
             return Err(Failure::in_failed_block());
         }
-        if portal.is_failed || portal.is_done && !matches!(portal.kind, Kind::Select | Kind::UtilityRows) {
+        if portal.is_failed
+            || portal.done_in.is_some() && !matches!(portal.kind, Kind::Select | Kind::UtilityRows)
+        {
             return Err(Failure::new("55000", format!("portal \"{name}\" cannot be run")));
         }
         if portal.rows.is_none() {
             match self.run(&portal.sql, &portal.parameters)? {
                 Outcome::Rows(rows, tag) => portal.rows = Some((rows.into(), tag)),
                 outcome => {
+                    let batch = self.batch;
                     if let Some(kept) = self.portals.get_mut(&name) {
-                        kept.is_done = true;
+                        kept.done_in = Some(batch);
                     }
                     match outcome {
                         Outcome::Tag(tag) => self.tag(&tag),
@@ -189,7 +192,7 @@ impl Backend {
             if is_suspended {
                 self.empty(backend::PORTAL_SUSPENDED);
             } else {
-                portal.is_done = true;
+                portal.done_in = Some(self.batch);
                 self.tag(&tag);
             }
             let sql = portal.sql.clone();
