@@ -407,6 +407,8 @@ impl Session {
                 server.queue.push_back(Expected::Local { tag: backend::CLOSE_COMPLETE, undo });
                 return Ok(Verdict::Replace);
             } else if self.sql_names.as_mut().is_some_and(|names| names.remove(name)) {
+                // It may have been the last, which holds the connection.
+                self.inspection_due = true;
                 server.queue.push_back(Expected::CloseSql(name.into()));
                 return Ok(Verdict::Forward);
             }

@@ -702,6 +702,27 @@ def test_sql_and_protocol_share_their_names(a):
     assert errors(a.start(parse("select 1", "s"), SYNC).result(DEADLINE)) == ["42P05"]
 
 
+def test_name_that_sql_gave_and_the_protocol_takes(session, a, b):
+    see = "select coalesce(current_setting('leak.closed', true), 'unset')"
+    a.run("prepare s as select 'sql'")
+    assert outcome(a, close_statement("s"), parse("set leak.closed = 'x'", "s"), bind("s"), execute()) == []
+    assert (a.value(see), b.value(see)) == ("x", "unset")
+    assert outcome(a, bind("s"), execute()) == []
+    a.end()
+    assert (b.value(see), session().value(see)) == ("unset", "unset")
+
+
+def test_what_sql_prepared_and_the_protocol_ran_stays_with_its_session(session, a, b):
+    see = "select coalesce(current_setting('leak.bound', true), 'unset')"
+    a.run("prepare s as select set_config('leak.bound', 'x', false)")
+    assert outcome(a, bind("s"), execute()) == [("x",)]
+    a.run("deallocate s")
+    assert a.value(see) == "x"
+    seen = b.start_value(see)
+    a.end()
+    assert (seen.result(DEADLINE), session().value(see)) == ("unset", "unset")
+
+
 def test_failed_transaction_forgets_no_prepared_statement(a, b):
     outcome(a, parse("select 1/$1::int", "s"))
     a.run("begin")
