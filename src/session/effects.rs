@@ -134,6 +134,8 @@ impl Session {
                 self.sql_names = None;
                 self.pins = PinSet::default();
                 self.uses_sequences = false;
+                // It stands in no block, and commits at once, in the midst of a batch, too.
+                self.undo = None;
             }
             Command::Prepare(name) if tag == b"PREPARE" => {
                 self.note_sql_name(name.as_bytes().into());

@@ -151,8 +151,7 @@ impl Session {
             close_scratch(server, out);
             return Verdict::Replace;
         }
-        let evicted = server.prepared.insert(statement.clone());
-        close_evicted(evicted, server, out);
+        put(statement, server, out);
         build::parse(out, &statement.server_name, &statement.text, &statement.types);
         server.queue.push_back(Expected::Parse { statement: Some(statement.clone()), shown: true, undo });
         Verdict::Replace
@@ -214,11 +213,13 @@ impl Session {
     }
 }
 
-fn close_evicted(evicted: Option<Arc<Statement>>, server: &mut ServerState, out: &mut Vec<u8>) {
-    if let Some(evicted) = evicted {
+/// Notes a statement that is about to be prepared, and closes what must make room for it.
+fn put(statement: &Arc<Statement>, server: &mut ServerState, out: &mut Vec<u8>) {
+    while let Some(evicted) = server.prepared.make_room() {
         build::close_statement(out, &evicted.server_name);
         server.queue.push_back(Expected::Close { evicted: Some(evicted), shown: false });
     }
+    server.prepared.insert(statement.clone());
 }
 
 /// Whether PostgreSQL plans such statements, so that preparing them saves work; transaction control and DDL have no
@@ -256,8 +257,7 @@ fn ends_transaction(analysis: &Analysis) -> bool {
 
 /// Prepares a statement on the server without the client's knowing.
 pub(super) fn prepare(statement: &Arc<Statement>, server: &mut ServerState, out: &mut Vec<u8>) {
-    let evicted = server.prepared.insert(statement.clone());
-    close_evicted(evicted, server, out);
+    put(statement, server, out);
     build::parse(out, &statement.server_name, &statement.text, &statement.types);
     let statement = Some(statement.clone());
     server.queue.push_back(Expected::Parse { statement, shown: false, undo: None });

@@ -238,19 +238,17 @@ impl PreparedSet {
         entry.map(|entry| entry.used = self.clock).is_some()
     }
 
-    /// Adds a statement; gives the one that must be closed to make room.
-    pub fn insert(&mut self, statement: Arc<Statement>) -> Option<Arc<Statement>> {
+    /// Adds a statement. Room was made for it; one that was to make room and was not closed after all is one too many.
+    pub fn insert(&mut self, statement: Arc<Statement>) {
         self.clock += 1;
-        let evicted = if self.entries.len() >= self.max && !self.entries.contains_key(&statement.id) {
-            self.evict()
-        } else {
-            None
-        };
         self.entries.insert(statement.id, Entry { statement, used: self.clock });
-        evicted
     }
 
-    fn evict(&mut self) -> Option<Arc<Statement>> {
+    /// Takes out the one that must be closed to make room for another; to be asked until there is none.
+    pub fn make_room(&mut self) -> Option<Arc<Statement>> {
+        if self.entries.len() < self.max {
+            return None;
+        }
         let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(id, _)| *id)?;
         self.entries.remove(&oldest).map(|entry| entry.statement)
     }
@@ -318,10 +316,14 @@ mod tests {
         let [a, b, c] = ["a", "b", "c"]
             .map(|text| statements.intern(text.as_bytes(), b"\0\0", &Settings::default(), true, 0).statement);
         let mut set = PreparedSet::new(2);
-        assert!(set.insert(a.clone()).is_none());
-        assert!(set.insert(b.clone()).is_none());
+        for statement in [&a, &b] {
+            assert!(set.make_room().is_none());
+            set.insert(statement.clone());
+        }
         assert!(set.touch(&a));
-        assert!(Arc::ptr_eq(&set.insert(c).expect("full"), &b));
+        assert!(Arc::ptr_eq(&set.make_room().expect("full"), &b));
+        assert!(set.make_room().is_none());
+        set.insert(c);
         assert!(!set.touch(&b));
     }
 }
