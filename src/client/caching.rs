@@ -28,6 +28,7 @@ use crate::pg::SqlState;
 use crate::route::{Block, Plan};
 use crate::server::AcquireError;
 use crate::session::{Plain, Session, Settings};
+use crate::sql::Analysis;
 use crate::sql::memo::Classified;
 use crate::sql::scan::Lexing;
 use crate::wire::Malformed;
@@ -106,15 +107,16 @@ impl Caching {
     }
 
     /// Whether what is known of a plan from before is enough: its results may not be kept, or nothing of its shape is ever
-    /// found. Most units that are not answered from memory go no further.
+    /// found and nobody asks for it by hint or rule. Most units that are not answered from memory go no further.
     #[inline]
-    pub(super) fn need_not_look(&self, plan: &Arc<Plan>, verdicts: &Verdicts) -> bool {
+    pub(super) fn need_not_look(&self, plan: &Arc<Plan>, analysis: &Analysis, verdicts: &Verdicts) -> bool {
         let looks_again = self.asked.is_some() || self.has_waited;
         let Some(verdict) = verdicts.known(plan, &self.settings).filter(|_| !looks_again) else {
             return false;
         };
         let reason = match verdict.may_keep {
             Err(reason) => reason,
+            Ok(()) if !verdict.rules.is_empty() || analysis.hints.cache.is_some() => return false,
             Ok(()) if !verdict.shape.is_worth_a_look() => Reason::Cold,
             Ok(()) => return false,
         };

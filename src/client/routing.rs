@@ -319,7 +319,7 @@ impl Routing {
             // What clients were told of their prepared statements' columns may not be so any more.
             proxy.sessions.ddl_epoch.fetch_add(1, Ordering::AcqRel);
         }
-        if caching.need_not_look(plan, &plans.verdicts) {
+        if caching.need_not_look(plan, &classified.analysis, &plans.verdicts) {
             return Ok(None);
         }
         let catalog = plans.reader.current().ok().map(Arc::clone);

@@ -4,6 +4,7 @@
 //! its own (manual, 13.2.1 Read Committed Isolation Level), so reads may be sent one by one, to whichever server. What
 //! is more than a read makes the block real: the client's own BEGIN goes out in front of it, in the same write.
 
+use super::naming::first_word;
 use super::{ServerState, Session, Shared};
 use crate::pg::{SqlState, TransactionStatus};
 use crate::route::Reason;
@@ -139,7 +140,7 @@ impl Session {
                 let begin = text.into();
                 self.lazy = Some(Box::new(LazyBlock { begin, queried: false, failed: false, is_snapshot }));
                 // START TRANSACTION has a tag of its own.
-                if starts_with_keyword(text, b"start") { b"START TRANSACTION" } else { b"BEGIN" }
+                if first_word(text).eq_ignore_ascii_case(b"start") { b"START TRANSACTION" } else { b"BEGIN" }
             }
             BlockStep::End | BlockStep::Chain => {
                 let ended = self.lazy.take();
@@ -148,7 +149,8 @@ impl Session {
                     self.lazy =
                         ended.map(|block| Box::new(LazyBlock { queried: false, failed: false, ..*block }));
                 }
-                let commits = !starts_with_keyword(text, b"rollback") && !starts_with_keyword(text, b"abort");
+                let word = first_word(text);
+                let commits = ![&b"rollback"[..], b"abort"].iter().any(|end| word.eq_ignore_ascii_case(end));
                 if commits && !failed { b"COMMIT" } else { b"ROLLBACK" }
             }
             BlockStep::Refused => {
@@ -322,11 +324,4 @@ fn bound(body: &[u8]) -> Option<(&[u8], &[u8])> {
 fn refuse_in_failed_block(out: &mut Vec<u8>) {
     let message = "current transaction is aborted, commands ignored until end of transaction block";
     build::report(out, &Report::new(Severity::Error, SqlState::IN_FAILED_SQL_TRANSACTION, message));
-}
-
-/// Whether the text's first word is `keyword`; the text is known to begin with a word or a comment.
-fn starts_with_keyword(text: &[u8], keyword: &[u8]) -> bool {
-    let mut tokens =
-        sql::scan::Scanner::new(text, true).filter(|token| token.kind != sql::scan::TokenKind::Comment);
-    tokens.next().is_some_and(|token| token.span.of(text).eq_ignore_ascii_case(keyword))
 }

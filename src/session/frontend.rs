@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::effects::{UnknownSetting, bound_settings};
-use super::naming::names_statement;
-use super::naming::{NO_TYPES, SCRATCH_NAME, close_scratch};
+use super::naming::{NO_TYPES, SCRATCH_NAME, close_scratch, names_statement};
 use super::server_state::{Expected, Running, UndoName, Unnamed, changes_names};
 use super::{ServerState, Session, Settings, Shared, Statement, Verdict};
 use crate::config::PoolMode;
@@ -76,7 +75,7 @@ impl Session {
         if server.queue.is_empty() || server.copying_in {
             return Ok(false);
         }
-        if server.owes_client() && names_another(message)? {
+        if names_another(message)? && server.owes_client() {
             return Ok(true);
         }
         if server.doubts == 0 {

@@ -286,14 +286,17 @@ pub(super) fn close_scratch(server: &mut ServerState, out: &mut Vec<u8>) {
     server.queue.push_back(Expected::Close { evicted: None, shown: false });
 }
 
-/// Whether a text is PREPARE, EXECUTE or DEALLOCATE: its first word says so.
+/// Whether a text is PREPARE, EXECUTE or DEALLOCATE.
 pub(super) fn names_statement(text: &[u8]) -> bool {
+    let word = first_word(text);
+    [&b"prepare"[..], b"execute", b"deallocate"].iter().any(|known| word.eq_ignore_ascii_case(known))
+}
+
+/// The first token behind comments and empty statements.
+pub(super) fn first_word(text: &[u8]) -> &[u8] {
     let mut tokens = Scanner::new(text, true);
     let first = tokens.find(|token| !matches!(token.kind, TokenKind::Comment | TokenKind::Semicolon));
-    first.is_some_and(|first| {
-        let word = first.span.of(text);
-        [&b"prepare"[..], b"execute", b"deallocate"].iter().any(|known| word.eq_ignore_ascii_case(known))
-    })
+    first.map_or(b"", |first| first.span.of(text))
 }
 
 /// The text of a PREPARE, EXECUTE or DEALLOCATE with another name for the statement.
